@@ -1,0 +1,1 @@
+"""Keeps work moving: plans shards, takes back lost ones, finishes jobs, rings doorbells."""

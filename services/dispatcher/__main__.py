@@ -1,0 +1,36 @@
+"""`python -m services.dispatcher`: ticks until told to stop; waits out a database or broker that is away."""
+
+import logging
+from functools import partial
+
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy.exc import OperationalError
+
+from shared.database import Database
+from shared.logs import configure_logs
+from shared.queue import celery_app, ring
+from shared.settings import Settings
+from shared.storage import open_store
+from shared.tasks import stop_on_signal
+
+from .tick import tick
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logs(settings.log_format)
+    stop = stop_on_signal()
+    database, store = Database(settings.sqlalchemy_url), open_store(settings)
+    bell = partial(ring, celery_app(settings)) if settings.redis_url else None
+    while not stop.is_set():
+        try:
+            tick(database, store, settings, bell)
+        except (OperationalError, BrokerError) as error:
+            logger.warning("tick given up, trying again", extra={"reason": str(error)})
+        stop.wait(settings.tick_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""One look at the database. Each step is a transaction of its own, so a crash between two loses nothing."""
+
+import logging
+from collections.abc import Callable
+
+from sqlalchemy import select
+
+from shared import job_leases, leases, lifecycle, workers
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.queue import Kind
+from shared.settings import Settings
+from shared.storage import ObjectStore
+from shared.tables import Job
+
+from .doorbell import due_rings
+from .finish import ended_datasets, finish_dataset
+from .missing import fail_without_weights
+from .plan import plan_job, rest_unwanted
+
+logger = logging.getLogger(__name__)
+# A dataset that only reuses finished shards links one window per round; this bounds a tick.
+PLAN_ROUNDS = 8
+
+Ring = Callable[[Kind], None]
+
+
+def tick(database: Database, store: ObjectStore, settings: Settings, ring: Ring | None) -> None:
+    """Does nothing in a replica that is not the leader right now."""
+    with database.leadership() as leading:
+        if not leading:
+            return
+        expire(database, settings)
+        finish(database, store)
+        plan(database, settings)
+        with database.write() as session:
+            lifecycle.release_children(session)
+            fail_without_weights(session, settings)
+            workers.forget_silent(session)
+        if ring is not None:
+            ring_doorbells(database, settings, ring)
+
+
+def expire(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        shards = leases.expire(session, max_attempts=settings.max_attempts)
+        jobs = job_leases.expire_jobs(session, max_attempts=settings.max_attempts)
+    if shards or jobs:
+        logger.info("leases expired", extra={"shards": shards, "jobs": jobs})
+
+
+def finish(database: Database, store: ObjectStore) -> None:
+    with database.read() as session:
+        ended = ended_datasets(session)
+    for job in ended:
+        try:
+            finish_dataset(database, store, job)
+        except Unavailable as problem:
+            logger.warning("manifest not stored yet", extra={"job_id": job.id, "reason": problem.detail})
+
+
+def plan(database: Database, settings: Settings) -> None:
+    live = select(Job.id).where(Job.kind == "dataset", Job.state.in_(("queued", "running")), ~Job.cancel_requested)
+    with database.read() as session:
+        job_ids = session.scalars(live.order_by(Job.priority.desc(), Job.id)).all()
+    for job_id in job_ids:
+        for _ in range(PLAN_ROUNDS):
+            with database.write() as session:
+                job = session.get_one(Job, job_id)
+                planned = plan_job(session, job, shard_slots=settings.shard_slots, window=settings.plan_window)
+            if planned == 0:
+                break
+    with database.write() as session:
+        rest_unwanted(session)
+
+
+def ring_doorbells(database: Database, settings: Settings, ring: Ring) -> None:
+    with database.write() as session:
+        rings = due_rings(session, ring_again_seconds=settings.ring_again_seconds)
+    for kind in rings:
+        ring(kind)

@@ -1,0 +1,1 @@
+"""Draws shards with Stable Diffusion: shard rows in, tar objects out."""

@@ -1,0 +1,134 @@
+"""From shard leases to finished samples, without I/O: what to draw for a slot, and what becomes of each image."""
+
+import hashlib
+import io
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import JsonValue
+
+from shared.classes import ClassText
+from shared.leases import ShardLease
+from shared.prompts import Prompt, render
+from shared.seeds import slot_seed
+from shared.shards import Sample, class_number
+from shared.specs import Recipe
+
+from .gate import Verdict, judge
+
+
+class Slot(NamedTuple):
+    """One image to draw; a rejected one comes back with the next attempt."""
+
+    shard_id: int
+    slot: int
+    attempt: int
+
+
+class Drawing(NamedTuple):
+    prompt: Prompt
+    seed: int
+
+
+class Accepted(NamedTuple):
+    slot: Slot
+    drawing: Drawing
+    image: NDArray[np.uint8]
+    verdict: Verdict
+
+
+class ShardWork:
+    """A shard on its way: which slots are still open, what was accepted, what was rejected and why."""
+
+    def __init__(self, lease: ShardLease, recipe: Recipe, model: str) -> None:
+        self.lease = lease
+        self.recipe = recipe
+        self.model = model
+        self.text = ClassText.model_validate(lease.class_text)
+        self.accepted: list[Accepted] = []
+        self.short: list[int] = []
+        self.rejections: Counter[str] = Counter()
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.accepted) + len(self.short) == self.lease.stop_slot - self.lease.start_slot
+
+    def slots(self) -> Iterable[Slot]:
+        return (Slot(self.lease.shard_id, slot, 0) for slot in range(self.lease.start_slot, self.lease.stop_slot))
+
+    def drawing(self, slot: Slot) -> Drawing:
+        """The prompt and noise seed of a slot: a pure function of recipe, class, slot and attempt."""
+        place = (self.lease.recipe_digest, self.lease.class_key, slot.slot, slot.attempt)
+        prompt = render(self.recipe.prompt, self.text, slot=slot.slot, background_seed=slot_seed(*place, "background"))
+        return Drawing(prompt, slot_seed(*place, "noise"))
+
+    def take(self, slot: Slot, drawing: Drawing, image: NDArray[np.float32]) -> Slot | None:
+        """Accept the image, or return the slot to draw again, or give the slot up after its last attempt."""
+        verdict = judge(image, self.recipe.gate)
+        if verdict.reason is None:
+            pixels = (image * 255).round().astype(np.uint8)  # as diffusers' own conversion to PIL
+            self.accepted.append(Accepted(slot, drawing, pixels, verdict))
+            return None
+        self.rejections[verdict.reason] += 1
+        if slot.attempt + 1 < self.recipe.gate.max_attempts:
+            return slot._replace(attempt=slot.attempt + 1)
+        self.short.append(slot.slot)
+        return None
+
+    def samples(self) -> list[Sample]:
+        return [self.sample(accepted) for accepted in self.accepted]
+
+    def sample(self, accepted: Accepted) -> Sample:
+        """The JPEG with everything needed to draw it again by plain diffusers."""
+        slot, drawing, pixels, verdict = accepted
+        lease, recipe = self.lease, self.recipe
+        key = f"{lease.class_id}_{slot.slot:08d}"
+        jpeg = encode_jpeg(pixels, recipe.jpeg_quality)
+        metadata: dict[str, JsonValue] = {
+            "key": key,
+            "class_id": lease.class_id,
+            "names": list(self.text.names),
+            "slot": slot.slot,
+            "attempt": slot.attempt,
+            "prompt": drawing.prompt.text,
+            "background": drawing.prompt.background,
+            "prompt_strategy": recipe.prompt.kind,
+            "seed": drawing.seed,
+            "model": self.model,
+            "model_digest": recipe.model_digest,
+            "scheduler": recipe.scheduler,
+            "steps": recipe.steps,
+            "guidance_scale": recipe.guidance,
+            "width": recipe.width,
+            "height": recipe.height,
+            "recipe_digest": lease.recipe_digest,
+            "mean": verdict.mean,
+            "std": verdict.std,
+            "sha256": hashlib.sha256(jpeg).hexdigest(),
+        }
+        return Sample(key, slot.slot, jpeg, class_number(lease.class_id, lease.class_key), metadata)
+
+
+def next_batch(queue: deque[Slot], size: int) -> list[Slot]:
+    return [queue.popleft() for _ in range(min(size, len(queue)))]
+
+
+def take_images(
+    works: dict[int, ShardWork], batch: Sequence[tuple[Slot, Drawing]], images: NDArray[np.float32]
+) -> list[Slot]:
+    """Hand each image to its shard; returns the slots to draw again."""
+    again = [
+        works[slot.shard_id].take(slot, drawing, image) for (slot, drawing), image in zip(batch, images, strict=True)
+    ]
+    return [slot for slot in again if slot is not None]
+
+
+def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """4:4:4 JPEG: colour edges of small images survive."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0, optimize=False)
+    return buffer.getvalue()

@@ -1,0 +1,87 @@
+"""Any Stable Diffusion folder through diffusers' own StableDiffusionPipeline."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
+from diffusers.utils.logging import disable_progress_bar
+from numpy.typing import NDArray
+
+import shared.vision  # noqa: F401  before anything that imports torchvision
+from shared.specs import Recipe
+
+logger = logging.getLogger(__name__)
+SCHEDULERS = {
+    "pndm": PNDMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+CACHED_PROMPTS = 4096
+
+
+def choose_device(setting: str) -> torch.device:
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(setting)
+
+
+class Generator:
+    """A loaded model. Holds each distinct prompt's embedding, so a prompt is encoded once."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        disable_progress_bar()
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            # Its verdict belongs into the metadata; blackened images would silently thin out a class.
+            safety_checker=None,
+            requires_safety_checker=False,
+        ).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._scheduler_config = self.pipeline.scheduler.config
+        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def embed(self, prompt: str) -> torch.Tensor:
+        """(77, width): the text encoder's last hidden state, computed alone so that batch mates cannot change it."""
+        if prompt in self._embeddings:
+            self._embeddings.move_to_end(prompt)
+            return self._embeddings[prompt]
+        with torch.inference_mode():
+            embedding, _ = self.pipeline.encode_prompt(
+                prompt, self.pipeline._execution_device, 1, do_classifier_free_guidance=False
+            )
+        self._embeddings[prompt] = embedding[0]
+        if len(self._embeddings) > CACHED_PROMPTS:
+            self._embeddings.popitem(last=False)
+        return self._embeddings[prompt]
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> NDArray[np.float32]:
+        """One image per prompt and seed: (N, height, width, 3) in 0..1; NaN is passed on for the gate to see."""
+        schedule = SCHEDULERS[recipe.scheduler]
+        self.pipeline.scheduler = schedule.from_config(self._scheduler_config)
+        guided = recipe.guidance > 1
+        result = self.pipeline(
+            prompt_embeds=torch.stack([self.embed(prompt) for prompt in prompts]),
+            negative_prompt_embeds=self.embed("").expand(len(prompts), -1, -1) if guided else None,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            guidance_scale=recipe.guidance,
+            num_inference_steps=recipe.steps,
+            width=recipe.width,
+            height=recipe.height,
+            output_type="np",
+        )
+        return np.asarray(result.images, dtype=np.float32)

@@ -1,0 +1,27 @@
+"""`python -m shared.build_lexicon`: fetch WordNet and write the lexicon, where no command line is installed."""
+
+import logging
+import sys
+
+from .errors import AppError
+from .lexicon import build_lexicon
+from .logs import configure_logs
+from .settings import Settings
+from .wordnet import fetch_wordnet
+
+logger = logging.getLogger(__name__)
+
+
+def main(settings: Settings) -> None:
+    lexicon = build_lexicon(fetch_wordnet(settings.data_dir / "wordnet"), settings.lexicon_path)
+    logger.info("lexicon written", extra={"path": str(settings.lexicon_path), "nouns": len(lexicon)})
+
+
+if __name__ == "__main__":
+    configured = Settings()
+    configure_logs(configured.log_format)
+    try:
+        main(configured)
+    except AppError as problem:
+        logger.error(problem.detail)
+        sys.exit(problem.exit_code)

@@ -1,0 +1,121 @@
+"""Leases of whole jobs: a training or an evaluation belongs to one worker at a time, by the same fence rule."""
+
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
+
+from . import lifecycle
+from .database import database_now
+from .errors import LostLease
+from .tables import Job, JsonObject
+
+
+class JobLease(NamedTuple):
+    job_id: str
+    fence: int
+    attempts: int
+
+
+Hold = Literal["held", "cancelled", "lost"]
+
+
+def claim_job(session: Session, kind: str, *, worker: str, lease_seconds: float) -> JobLease | None:
+    """The next queued job of this kind: highest priority, then oldest."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.kind == kind, Job.state == "queued", ~Job.cancel_requested)
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if job is None:
+        return None
+    job.lease_owner = worker
+    job.lease_until = database_now(session) + timedelta(seconds=lease_seconds)
+    job.fence += 1
+    job.attempts += 1
+    session.flush()
+    lifecycle.transition(session, job.id, "running")
+    return JobLease(job.id, job.fence, job.attempts)
+
+
+def extend_job(session: Session, lease: JobLease, *, lease_seconds: float) -> Hold:
+    until = database_now(session) + timedelta(seconds=lease_seconds)
+    row = session.execute(
+        update(Job)
+        .where(Job.id == lease.job_id, Job.fence == lease.fence, Job.state == "running")
+        .values(lease_until=until)
+        .returning(Job.cancel_requested)
+    ).first()
+    if row is None:
+        return "lost"
+    return "cancelled" if row.cancel_requested else "held"
+
+
+def write_held(session: Session, lease: JobLease, **values: object) -> None:
+    """Update a job we hold; raises LostLease when another worker took it over or it ended."""
+    updated = session.execute(
+        update(Job)
+        .where(Job.id == lease.job_id, Job.fence == lease.fence, Job.state == "running")
+        .values(version=Job.version + 1, **values)
+    )
+    assert isinstance(updated, CursorResult)
+    if updated.rowcount == 0:
+        raise LostLease(f"job {lease.job_id} is no longer held with fence {lease.fence}")
+
+
+def report_progress(session: Session, lease: JobLease, *, done: int, total: int) -> None:
+    write_held(session, lease, done=done, total=total)
+    lifecycle.record(session, lease.job_id, "progress", {"done": done, "failed": 0, "total": total})
+
+
+def save_checkpoint(session: Session, lease: JobLease, checkpoint: JsonObject) -> None:
+    write_held(session, lease, checkpoint=checkpoint)
+
+
+def finish_job(session: Session, lease: JobLease, result: JsonObject) -> None:
+    """End well, unless the same lease already did (a repeated call after an ambiguous COMMIT)."""
+    job = session.get_one(Job, lease.job_id)
+    if job.state == "succeeded" and job.fence == lease.fence and job.result == result:
+        return
+    write_held(session, lease, result=result, done=Job.total)
+    lifecycle.transition(session, lease.job_id, "succeeded")
+
+
+def release_job(session: Session, lease: JobLease, *, count_attempt: bool) -> None:
+    """Back to the queue; a clean stop does not count as an attempt."""
+    attempts = lease.attempts if count_attempt else lease.attempts - 1
+    write_held(session, lease, lease_owner=None, lease_until=None, attempts=attempts)
+    lifecycle.transition(session, lease.job_id, "queued")
+
+
+def fail_job(session: Session, lease: JobLease, error: JsonObject) -> None:
+    write_held(session, lease, lease_owner=None, lease_until=None)
+    lifecycle.transition(session, lease.job_id, "failed", error=error)
+
+
+def cancel_job(session: Session, lease: JobLease) -> None:
+    write_held(session, lease, lease_owner=None, lease_until=None)
+    lifecycle.transition(session, lease.job_id, "cancelled")
+
+
+def expire_jobs(session: Session, *, max_attempts: int) -> int:
+    """Take back the jobs of silent workers: cancelled if that was asked, failed when attempts are used up."""
+    lost = session.scalars(
+        select(Job)
+        .where(Job.state == "running", Job.kind != "dataset", Job.lease_until < database_now(session))
+        .with_for_update(skip_locked=True)
+    ).all()
+    for job in lost:
+        job.lease_owner = job.lease_until = None
+        session.flush()
+        if job.cancel_requested:
+            lifecycle.transition(session, job.id, "cancelled")
+        elif job.attempts >= max_attempts:
+            detail = f"the job was lost with its worker {job.attempts} times; see the worker's log"
+            lifecycle.transition(session, job.id, "failed", error=lifecycle.failure("lost", detail, retryable=True))
+        else:
+            lifecycle.transition(session, job.id, "queued")
+    return len(lost)

@@ -1,0 +1,84 @@
+"""The only writer of job states: a closed set, terminal states never change, every change leaves an event."""
+
+from pydantic import JsonValue
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
+
+from .database import database_now
+from .errors import Conflict
+from .tables import TERMINAL, Event, Job, JobParent, JsonObject
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "waiting": ("queued", "failed", "cancelled"),
+    "queued": ("running", "succeeded", "partial", "failed", "cancelled"),
+    "running": ("queued", "succeeded", "partial", "failed", "cancelled"),
+    "succeeded": (),
+    "partial": (),
+    "failed": (),
+    "cancelled": (),
+}
+
+
+def sources(target: str) -> tuple[str, ...]:
+    return tuple(state for state, targets in ALLOWED.items() if target in targets)
+
+
+def record(session: Session, job_id: str, kind: str, payload: JsonObject) -> None:
+    """Append an event; its sequence number is what a reader resumes from."""
+    session.add(Event(job_id=job_id, type=kind, payload=payload, at=database_now(session)))
+
+
+def transition(session: Session, job_id: str, target: str, *, error: JsonObject | None = None) -> bool:
+    """Move a job to `target` if its state allows that; False means somebody else moved it first."""
+    now = database_now(session)
+    values: dict[str, object] = {"state": target, "version": Job.version + 1}
+    if target in TERMINAL:
+        values |= {"finished_at": now, "lease_owner": None, "lease_until": None}
+    if target == "running":
+        values["started_at"] = now
+    if error is not None:
+        values["error"] = error
+    moved = session.execute(update(Job).where(Job.id == job_id, Job.state.in_(sources(target))).values(**values))
+    assert isinstance(moved, CursorResult)
+    if moved.rowcount == 0:
+        return False
+    payload: dict[str, JsonValue] = {"state": target}
+    if error is not None:
+        payload["error"] = error
+    record(session, job_id, "state", payload)
+    return True
+
+
+def request_cancel(session: Session, job: Job) -> None:
+    """Ask a job to stop. Work that holds no lease ends at once, the rest within a batch; accepted images stay."""
+    if job.state in TERMINAL:
+        raise Conflict(f"job {job.id} is already {job.state}; a finished job cannot be cancelled")
+    if job.cancel_requested:
+        return
+    job.cancel_requested = True
+    job.version += 1
+    session.flush()
+    if job.state == "waiting" or (job.state == "queued" and job.kind != "dataset"):
+        transition(session, job.id, "cancelled")
+
+
+def release_children(session: Session) -> int:
+    """Queue jobs whose parents all ended well, fail those with a parent that did not; returns how many moved."""
+    moved = 0
+    for child in session.scalars(select(Job).where(Job.state == "waiting")).all():
+        parents = session.execute(
+            select(Job.id, Job.state).join(JobParent, JobParent.parent_id == Job.id).where(JobParent.job_id == child.id)
+        ).all()
+        bad = [(parent, state) for parent, state in parents if state in ("failed", "cancelled")]
+        if bad:
+            parent, state = bad[0]
+            detail = f"{parent} ended {state}, so {child.id} cannot run; submit it again on a dataset that succeeded"
+            moved += transition(session, child.id, "failed", error=failure("parent-failed", detail, retryable=False))
+        elif all(state in TERMINAL for _, state in parents):
+            moved += transition(session, child.id, "queued")
+    return moved
+
+
+def failure(code: str, detail: str, *, retryable: bool) -> JsonObject:
+    """The error of a job, in the words of RFC 9457 plus whether trying again can help."""
+    return {"type": f"urn:synthclone:problem:{code}", "detail": detail, "retryable": retryable}

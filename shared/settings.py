@@ -1,0 +1,98 @@
+"""All configuration, read from SYNTHCLONE_* variables; `.env.example` is generated from this class."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SYNTHCLONE_", extra="ignore")
+
+    mode: Literal["standalone", "cluster"] = Field(
+        "standalone", description="standalone: SQLite and a folder, workers poll. cluster: PostgreSQL, Redis and S3."
+    )
+    data_dir: Path = Field(PROJECT_ROOT / "data", description="Standalone: database, objects and caches live here.")
+    lexicon_path: Path = Field(
+        PROJECT_ROOT / "data/lexicon.json", description="Class texts, written by `synthclone lexicon build`."
+    )
+    models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder that holds one diffusers folder per model.")
+    models_file: Path | None = Field(
+        None, description="JSON with more registered models (see shared/data/models.json)."
+    )
+    default_model: str = Field("digits-sd", description="Model of requests that name none.")
+
+    database_url: str | None = Field(None, description="SQLAlchemy URL; empty: SQLite in data_dir.")
+    redis_url: str | None = Field(None, description="Celery broker, only wakes workers up; empty: workers poll.")
+
+    s3_endpoint: str | None = Field(None, description="host:port of the S3 server; empty: a folder in data_dir.")
+    s3_public_endpoint: str | None = Field(None, description="host:port that users reach, for presigned links.")
+    s3_secure: bool = Field(True, description="Use TLS towards the S3 server.")
+    s3_region: str = Field("us-east-1", description="Region that presigned links are signed for.")
+    s3_bucket: str = Field("synthclone", description="Bucket for shards, checkpoints, encoders and reports.")
+    s3_access_key: str | None = Field(None, description="S3 access key id.")
+    s3_secret_key: SecretStr | None = Field(None, description="S3 secret access key.")
+
+    api_host: str = Field("127.0.0.1", description="Address the API listens on.")
+    api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
+    auth: Literal["off", "keys"] = Field("off", description="off is allowed only in standalone mode on loopback.")
+    key_pepper: SecretStr | None = Field(None, description="Server secret mixed into API key hashes; needed with keys.")
+
+    max_images: int = Field(100_000_000, gt=0, description="Most images in one dataset.")
+    max_body_bytes: int = Field(4_194_304, gt=0, description="Largest request body.")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where torch sees one.")
+    batch_size: int = Field(32, gt=0, le=1024, description="Images drawn at once by one generating worker.")
+    lease_seconds: float = Field(75, gt=0, description="Work of a silent worker is given to another after this.")
+    poll_seconds: float = Field(0.5, gt=0, description="Standalone workers look for work this often.")
+    tick_seconds: float = Field(1.0, gt=0, description="The dispatcher looks at the database this often.")
+    ring_again_seconds: float = Field(60, gt=0, description="An unanswered doorbell is rung again after this.")
+    drain_seconds: float = Field(600, gt=0, description="A woken worker goes on claiming for this long.")
+    max_attempts: int = Field(5, gt=0, description="A shard or run that was lost this often fails.")
+    plan_window: int = Field(512, gt=0, description="Shard rows a job has open ahead of the workers.")
+    shard_slots: int = Field(128, gt=0, le=1000, description="Images in one shard.")
+    missing_model_seconds: float = Field(30, gt=0, description="A job no live worker has weights for fails after this.")
+    worker_health_port: int = Field(0, ge=0, le=65535, description="Workers answer /readyz here; 0: they do not.")
+    log_format: Literal["console", "json"] = Field("console", description="Format of log lines on stderr.")
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.auth == "off" and (self.mode != "standalone" or self.api_host not in LOOPBACK):
+            raise ValueError("auth=off is allowed only with mode=standalone and api_host=127.0.0.1; set auth=keys")
+        if self.auth == "keys" and self.key_pepper is None:
+            raise ValueError("auth=keys needs key_pepper, a random secret of 32 characters or more")
+        if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key):
+            raise ValueError("s3_endpoint needs s3_access_key and s3_secret_key")
+        if self.mode == "cluster" and not (self.database_url and self.redis_url and self.s3_endpoint):
+            raise ValueError("mode=cluster needs database_url, redis_url and s3_endpoint")
+        return self
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'synthclone.db'}"
+
+    @property
+    def objects_dir(self) -> Path:
+        return self.data_dir / "objects"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.data_dir / "cache"
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every variable with its meaning and default."""
+    lines = ["# Generated by `make env-example`; every variable is optional in standalone mode."]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else field.default
+        if isinstance(default, Path):
+            default = default.relative_to(PROJECT_ROOT)
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        lines += ["", f"# {field.description}", f"#SYNTHCLONE_{name.upper()}={default}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,67 @@
+"""Networks by timm's names, and the encoder that a training leaves behind."""
+
+import difflib
+
+import timm
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load
+from torch import nn
+
+from shared.errors import CorruptObject, Rejected
+from shared.specs import TrainingSpec
+
+
+class EncoderCard(BaseModel):
+    """What must be known to use an encoder's weights, and where they come from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    training: str
+    architecture: str
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    spec: TrainingSpec
+    recipe_digests: tuple[str, ...]
+    images: int
+    seconds: float
+    versions: dict[str, str]
+
+
+def check_architecture(name: str) -> None:
+    known = timm.list_models()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=5)
+        hint = f"close names: {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise Rejected(f"unknown architecture {name!r}; {hint}", pointer="/architecture")
+
+
+def create_network(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """Randomly initialised; raises Rejected when timm has no such network or it cannot take images of this size."""
+    check_architecture(name)
+    # Vision transformers hold one position per patch and must be told the size; other networks take no such argument.
+    released = timm.get_pretrained_cfg(name)
+    fixed = {"img_size": image_size} if released is not None and released.fixed_input_size else {}
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise Rejected(
+            f"architecture {name!r} cannot take images of {image_size} x {image_size}: {error}; "
+            "give another image_size or architecture"
+        ) from error
+    return network
+
+
+def load_encoder(card: EncoderCard, weights: bytes) -> nn.Module:
+    """The trained network in evaluation mode."""
+    network = create_network(card.architecture, classes=len(card.class_ids), image_size=card.image_size)
+    try:
+        network.load_state_dict(load(weights))
+    except RuntimeError as error:
+        raise CorruptObject(f"the weights of {card.training} do not fit {card.architecture}: {error}") from error
+    return network.eval()
