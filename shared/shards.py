@@ -55,8 +55,9 @@ def pack(samples: Sequence[Sample]) -> bytes:
     members = [encode(sample) for sample in sorted(samples, key=lambda sample: sample.slot)]
     index = [[slot, *(len(data) for _, data in parts)] for slot, parts in members]
     buffer = io.BytesIO()
-    comment = json.dumps(index, separators=(",", ":"))
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": comment}) as tar:
+    # A global header before nothing is an error to tar readers, so an empty shard is a plain empty tar.
+    headers = {"comment": json.dumps(index, separators=(",", ":"))} if index else {}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
         for _, parts in members:
             for name, data in parts:
                 member = tarfile.TarInfo(name)
@@ -76,6 +77,8 @@ def padded(size: int) -> int:
 
 def read_index(head: bytes) -> dict[int, Place]:
     """Slot to place, from the first bytes of the object."""
+    if len(head) >= BLOCK and not any(head[:BLOCK]):
+        return {}
     try:
         with tarfile.open(fileobj=io.BytesIO(head[: padded(len(head))]), mode="r:") as tar:
             rows = json.loads(tar.pax_headers["comment"])

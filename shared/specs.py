@@ -34,7 +34,11 @@ class DatasetRequest(Frozen):
     """`scale` is the guidance scale of the paper's figures; `size` or `images_per_class` says how many images."""
 
     classes: ClassSelection = Field(description="in1k, in100, digits, a list of WordNet ids, or named classes.")
-    prompt: PromptField = Field(PromptSpec(kind="name"), description="Strategy name, or {'template': '...'}.")
+    prompt: PromptField = Field(
+        PromptSpec(kind="name"),
+        description="Strategy name, or {'template': '...'}.",
+        json_schema_extra={"default": "name"},  # as users write it
+    )
     scale: float = Field(7.5, ge=0, le=50, description="Classifier-free guidance scale; 2.0 was the paper's best.")
     size: Size | None = Field(None, description="Multiple of the real data set's per-class counts, such as '10x'.")
     images_per_class: int | None = Field(None, ge=1, le=MOST_IMAGES_PER_CLASS)

@@ -1,9 +1,10 @@
 """Any Stable Diffusion folder through diffusers' own StableDiffusionPipeline."""
 
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+
+import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
 import numpy as np
 import torch
@@ -17,10 +18,8 @@ from diffusers import (
 from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
-import shared.vision  # noqa: F401  before anything that imports torchvision
 from shared.specs import Recipe
 
-logger = logging.getLogger(__name__)
 SCHEDULERS = {
     "pndm": PNDMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
@@ -28,12 +27,6 @@ SCHEDULERS = {
     "euler": EulerDiscreteScheduler,
 }
 CACHED_PROMPTS = 4096
-
-
-def choose_device(setting: str) -> torch.device:
-    if setting == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(setting)
 
 
 class Generator:

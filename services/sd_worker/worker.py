@@ -8,6 +8,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from shared.vision.device import choose_device
+
 from sqlalchemy.exc import OperationalError
 
 from shared import leases, tables
@@ -25,7 +27,7 @@ from shared.workers import Presence
 from .generate import Drawing, ShardWork, Slot, next_batch, take_images
 from .health import Readiness
 from .keeper import LeaseKeeper
-from .pipeline import Generator, choose_device
+from .pipeline import Generator
 
 logger = logging.getLogger(__name__)
 COMMIT_TRIES = 5

@@ -2,7 +2,7 @@
 
 import difflib
 
-import timm
+import timm.layers
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load
@@ -55,6 +55,16 @@ def create_network(name: str, *, classes: int, image_size: int) -> nn.Module:
             "give another image_size or architecture"
         ) from error
     return network
+
+
+def with_shared_statistics(network: nn.Module) -> nn.Module:
+    """Batch normalisation over the images of all GPUs, as if one GPU had them all."""
+    converted: nn.Module = timm.layers.convert_sync_batchnorm(network)
+    return converted
+
+
+def library_versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "timm": timm.__version__}
 
 
 def load_encoder(card: EncoderCard, weights: bytes) -> nn.Module:

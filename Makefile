@@ -1,0 +1,59 @@
+# Every command a developer needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Spinning OpenMP threads double the CPU time when several processes share few cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-model lexicon test check format up down migrate openapi env-example bench
+
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(STAMP) ## Create .venv with exactly the versions of constraints.txt
+
+demo: $(STAMP) ## The whole chain on this machine: draw, train, test on real digits; results in demo/
+	$(BIN)/synthclone demo --data demo
+
+demo-model: $(STAMP) lexicon ## Train the built-in generator digits-sd again (about ten CPU minutes)
+	$(BIN)/python -m services.standalone.demo_model --out models/digits-sd
+
+lexicon: $(STAMP) ## Read WordNet 3.0 into data/lexicon.json unless it is there
+	test -f data/lexicon.json || $(BIN)/synthclone lexicon build
+
+test: $(STAMP) lexicon ## Every test, against the PostgreSQL and Redis servers of this machine
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+up: $(STAMP) ## Start API, dispatcher and workers on this machine, data in data/
+	$(BIN)/synthclone up
+
+down: ## Stop what `make up` started
+	test ! -f data/up.pid || kill $$(cat data/up.pid)
+
+migrate: $(STAMP) ## Bring the configured database and bucket up to date
+	$(BIN)/synthclone migrate
+
+openapi: $(STAMP) ## Write openapi.json from the code
+	$(BIN)/python -m services.prompt_api.openapi > openapi.json
+
+env-example: $(STAMP) ## Write .env.example from the settings
+	$(BIN)/python -c 'from shared.settings import env_example; print(env_example(), end="")' > .env.example
+
+bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
+	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done

@@ -1,0 +1,134 @@
+"""How long ImageNet-1K at 50x takes to be accepted, and how fast its job answers, beside a bare FastAPI application.
+
+`python -m bench.accept_in1k` needs a PostgreSQL server that `createdb` reaches; both applications run in processes of
+their own on the same server, one after the other, and are asked over a socket.
+"""
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+
+from shared.database import Database
+from shared.schema import upgrade
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "bench/results/accept_in1k.json"
+REQUEST = {"classes": "in1k", "prompt": "description", "scale": 2, "size": "50x", "model": "sd14"}
+POSTS = 7
+GETS = 200
+PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "psycopg", "pydantic")
+
+
+class Measured(NamedTuple):
+    """Seconds; the first POST stands apart because it opens the connection."""
+
+    first_post: float
+    median_post: float
+    slowest_post: float
+    median_get: float
+    p99_get: float
+
+
+@contextmanager
+def temporary_database() -> Iterator[str]:
+    name = f"synthclone_bench_{os.getpid()}"
+    subprocess.run(["createdb", name], check=True)
+    try:
+        database = Database(f"postgresql:///{name}")
+        upgrade(database)
+        database.engine.dispose()
+        yield f"postgresql:///{name}"
+    finally:
+        subprocess.run(["dropdb", "--force", name], check=True)
+
+
+@contextmanager
+def served(module: str, database_url: str) -> Iterator[httpx2.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"SYNTHCLONE_DATABASE_URL": database_url, "SYNTHCLONE_API_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, env=os.environ | variables)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_until_alive(client)
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_alive(client: httpx2.Client) -> None:
+    for _ in range(300):
+        try:
+            client.get("/livez")
+        except httpx2.ConnectError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError("the application did not start in 30 seconds")
+
+
+def measure(client: httpx2.Client) -> Measured:
+    posts = []
+    for _ in range(POSTS):
+        started = time.perf_counter()
+        answer = client.post("/datasets", json=REQUEST)
+        posts.append(time.perf_counter() - started)
+        assert answer.status_code == 202, answer.text
+    location = answer.headers["Location"]
+    gets = sorted(time_get(client, location) for _ in range(GETS))
+    return Measured(
+        posts[0],
+        statistics.median(posts[1:]),
+        max(posts),
+        statistics.median(gets),
+        statistics.quantiles(gets, n=100)[98],
+    )
+
+
+def time_get(client: httpx2.Client, location: str) -> float:
+    started = time.perf_counter()
+    assert client.get(location).status_code == 200
+    return time.perf_counter() - started
+
+
+def machine() -> dict[str, str | int | None]:
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def main() -> None:
+    with temporary_database() as url:
+        with served("bench.bare_api", url) as client:
+            bare = measure(client)
+        with served("services.prompt_api", url) as client:
+            ours = measure(client)
+            images = client.get("/jobs?limit=1").json()["items"][0]["counts"]["total"]
+    print(f"{images:,} images in 1,000 classes; PostgreSQL, {POSTS} POSTs, {GETS} GETs, milliseconds")
+    print(f"{'':14}{'prompt_api':>12}{'bare':>10}{'ratio':>8}")
+    for name, mine, plain in zip(Measured._fields, ours, bare, strict=True):
+        print(f"{name:14}{mine * 1000:12.1f}{plain * 1000:10.1f}{mine / plain:8.2f}")
+    result = {
+        "images": images,
+        "seconds": {"prompt_api": ours._asdict(), "bare": bare._asdict()},
+        "ratios": {name: round(ours[i] / bare[i], 2) for i, name in enumerate(Measured._fields)},
+        "machine": machine(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

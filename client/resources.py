@@ -1,0 +1,135 @@
+"""The API's resources as methods; every request is a model of `shared.specs`, every answer one of `client.models`."""
+
+from collections.abc import Iterator
+
+from shared.specs import DatasetRequest, EvaluationRequest, TrainingRequest
+
+from .connection import Connection, Query
+from .errors import JobFailed
+from .events import changes, follow
+from .models import (
+    Dataset,
+    Estimate,
+    Evaluation,
+    EvaluationReport,
+    Item,
+    Job,
+    JobEvent,
+    JobKind,
+    JobState,
+    Page,
+    Preview,
+    Shard,
+    Training,
+)
+
+
+class PreviewRequest(DatasetRequest):
+    slots: int
+    limit: int
+
+
+class Resource:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+
+class Datasets(Resource):
+    def create(self, *, idempotency_key: str | None = None, **fields: object) -> Job:
+        """`fields` are those of shared.specs.DatasetRequest: classes, prompt, scale, size, images_per_class..."""
+        return self.submit(DatasetRequest.model_validate(fields), idempotency_key=idempotency_key)
+
+    def submit(self, request: DatasetRequest, *, idempotency_key: str | None = None) -> Job:
+        return self._connection.post("/datasets", request, Job, key=idempotency_key)
+
+    def estimate(self, request: DatasetRequest) -> Estimate:
+        """Checks the request as `submit` would, and creates nothing."""
+        return self._connection.post("/datasets", request, Estimate, query={"dry_run": True})
+
+    def get(self, dataset_id: str) -> Dataset:
+        return self._connection.get(f"/datasets/{dataset_id}", Dataset)
+
+    def list(self) -> Iterator[Job]:
+        """Newest first."""
+        return pages(self._connection, "/datasets", Job)
+
+    def shards(self, dataset_id: str) -> Iterator[Shard]:
+        return pages(self._connection, f"/datasets/{dataset_id}/shards", Shard)
+
+    def image(self, dataset_id: str, class_id: str, slot: int) -> bytes:
+        """One image as JPEG."""
+        return self._connection.get_bytes(f"/datasets/{dataset_id}/images/{class_id}/{slot}")
+
+
+class Trainings(Resource):
+    def create(self, *, idempotency_key: str | None = None, **fields: object) -> Job:
+        """`fields` are those of shared.specs.TrainingRequest: datasets or real, architecture, steps, seed..."""
+        return self.submit(TrainingRequest.model_validate(fields), idempotency_key=idempotency_key)
+
+    def submit(self, request: TrainingRequest, *, idempotency_key: str | None = None) -> Job:
+        return self._connection.post("/trainings", request, Job, key=idempotency_key)
+
+    def get(self, training_id: str) -> Training:
+        return self._connection.get(f"/trainings/{training_id}", Training)
+
+
+class Evaluations(Resource):
+    def create(self, *, idempotency_key: str | None = None, **fields: object) -> Job:
+        """`fields` are those of shared.specs.EvaluationRequest: training, benchmarks."""
+        return self.submit(EvaluationRequest.model_validate(fields), idempotency_key=idempotency_key)
+
+    def submit(self, request: EvaluationRequest, *, idempotency_key: str | None = None) -> Job:
+        return self._connection.post("/evaluations", request, Job, key=idempotency_key)
+
+    def get(self, evaluation_id: str) -> Evaluation:
+        return self._connection.get(f"/evaluations/{evaluation_id}", Evaluation)
+
+    def report(self, evaluation_id: str) -> EvaluationReport:
+        return self._connection.get(f"/evaluations/{evaluation_id}/report", EvaluationReport)
+
+
+class Jobs(Resource):
+    def get(self, job_id: str) -> Job:
+        return self._connection.get(f"/jobs/{job_id}", Job)
+
+    def list(self, *, state: JobState | None = None, kind: JobKind | None = None) -> Iterator[Job]:
+        """Newest first."""
+        return pages(self._connection, "/jobs", Job, {"state": state, "kind": kind})
+
+    def cancel(self, job_id: str) -> Job:
+        return self._connection.post(f"/jobs/{job_id}/cancel", None, Job)
+
+    def retry(self, job_id: str) -> Job:
+        """A new job with the same frozen request."""
+        return self._connection.post(f"/jobs/{job_id}/retry", None, Job)
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
+        return follow(self._connection, job_id, after=after)
+
+    def changes(self, job_id: str, *, timeout_seconds: float | None = None) -> Iterator[Job]:
+        """The job now and after each change, up to its end; raises WaitTimeout."""
+        return changes(self._connection, job_id, timeout_seconds=timeout_seconds)
+
+    def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
+        """The job once it ended well; raises JobFailed, or WaitTimeout while it is still alive."""
+        *_, job = self.changes(job_id, timeout_seconds=timeout_seconds)
+        if not job.ended_well:
+            raise JobFailed(job)
+        return job
+
+
+class Prompts(Resource):
+    def preview(self, *, slots: int = 3, limit: int = 20, **fields: object) -> Preview:
+        """The very prompts that a dataset of these `fields` would be drawn with, of each class's first slots."""
+        request = PreviewRequest.model_validate({**fields, "slots": slots, "limit": limit})
+        return self._connection.post("/prompts/preview", request, Preview)
+
+
+def pages(connection: Connection, path: str, item: type[Item], query: Query | None = None) -> Iterator[Item]:
+    cursor: str | int | None = None
+    while True:
+        page = connection.get(path, Page[item], query={**(query or {}), "cursor": cursor})  # type: ignore[valid-type]  # a generic model is made at run time
+        yield from page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return

@@ -1,0 +1,35 @@
+"""The client of the API."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+from .connection import Connection
+from .models import ClassList, ClassLists
+from .resources import Datasets, Evaluations, Jobs, Prompts, Trainings
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class Client:
+    """`api_url` and `api_token` default to SYNTHCLONE_API_URL (then the local server) and SYNTHCLONE_API_TOKEN."""
+
+    def __init__(self, api_url: str | None = None, api_token: str | None = None) -> None:
+        url = api_url or os.environ.get("SYNTHCLONE_API_URL") or DEFAULT_URL
+        self.connection = Connection(url, api_token or os.environ.get("SYNTHCLONE_API_TOKEN"))
+        self.datasets = Datasets(self.connection)
+        self.trainings = Trainings(self.connection)
+        self.evaluations = Evaluations(self.connection)
+        self.jobs = Jobs(self.connection)
+        self.prompts = Prompts(self.connection)
+
+    def class_lists(self) -> list[ClassList]:
+        return self.connection.get("/class-lists", ClassLists).root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.http.close()

@@ -1,0 +1,1 @@
+"""A trained encoder in; a report on real test images out."""

@@ -1,0 +1,145 @@
+"""From a dataset request to what is frozen about it: the spec and one row per class. No I/O but the two inserts."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import insert
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from shared.classes import ClassText, images_at_1x, resolve_classes
+from shared.errors import Rejected
+from shared.lexicon import Lexicon
+from shared.models import ModelEntry, find_model, registered
+from shared.prompts import used_text
+from shared.seeds import class_key
+from shared.settings import Settings
+from shared.specs import DatasetRequest, DatasetSpec, Recipe
+from shared.tables import DatasetClass, Job
+from shared.tables import Recipe as RecipeRow
+
+from .new_jobs import VERSION, add_job
+
+DEFAULT_SIZE = "1x"
+
+
+class PlannedClass(NamedTuple):
+    text: ClassText
+    key: str
+    total: int
+
+
+class Plan(NamedTuple):
+    """A checked request: nothing about it can be refused any more."""
+
+    spec: DatasetSpec
+    classes: tuple[PlannedClass, ...]
+    entry: ModelEntry
+
+
+def plan_dataset(request: DatasetRequest, settings: Settings, lexicon: Lexicon) -> Plan:
+    """Raises Rejected with a pointer to the value at fault."""
+    entry = find_model(settings, request.model or settings.default_model)
+    texts = resolve_classes(request.classes, lexicon)
+    refuse_undrawable(texts, entry, registered(settings))
+    classes = tuple(plan_class(request, text) for text in texts)
+    refuse_too_many(classes, request, settings.max_images)
+    recipe = make_recipe(request, entry)
+    totals = [planned.total for planned in classes]
+    spec = DatasetSpec(
+        request=request,
+        model=entry.name,
+        recipe=recipe,
+        recipe_digest=recipe.digest,
+        lexicon_digest=lexicon.digest,
+        class_count=len(classes),
+        images_per_class=(min(totals), max(totals)),
+        total_images=sum(totals),
+        version=VERSION,
+    )
+    return Plan(spec, classes, entry)
+
+
+def refuse_undrawable(texts: Sequence[ClassText], entry: ModelEntry, entries: Mapping[str, ModelEntry]) -> None:
+    ids = {text.id for text in texts}
+    for position, text in enumerate(texts):
+        if entry.classes is not None and text.id not in entry.classes:
+            able = [name for name, other in entries.items() if other.classes is None or ids <= set(other.classes)]
+            remedy = f"use model {' or '.join(able)}" if able else "register a model that can"
+            raise Rejected(
+                f"model {entry.name!r} cannot draw class {text.id} ({text.names[0]}), number {position}: it was "
+                f"trained on {len(entry.classes)} classes only; {remedy}",
+                pointer="/model",
+            )
+
+
+def plan_class(request: DatasetRequest, text: ClassText) -> PlannedClass:
+    try:
+        used = used_text(request.prompt, text)
+    except Rejected as error:
+        raise Rejected(error.detail, pointer="/prompt") from error
+    return PlannedClass(text, class_key(text.id, used), images_of(request, text.id))
+
+
+def images_of(request: DatasetRequest, class_id: str) -> int:
+    if request.images_per_class is not None:
+        return request.images_per_class
+    size = request.size or DEFAULT_SIZE
+    return int(size.removesuffix("x")) * images_at_1x(request.classes, class_id)
+
+
+def refuse_too_many(classes: Sequence[PlannedClass], request: DatasetRequest, most: int) -> None:
+    total = sum(planned.total for planned in classes)
+    if total > most:
+        pointer = "/size" if request.images_per_class is None else "/images_per_class"
+        raise Rejected(
+            f"{len(classes)} classes make {total:,} images in all, this server takes {most:,} in one dataset; "
+            "ask for fewer, or raise SYNTHCLONE_MAX_IMAGES",
+            pointer=pointer,
+        )
+
+
+def make_recipe(request: DatasetRequest, entry: ModelEntry) -> Recipe:
+    return Recipe(
+        model_digest=entry.digest,
+        scheduler=request.scheduler or entry.scheduler,
+        steps=request.steps or entry.steps,
+        guidance=request.scale,
+        width=entry.image_size,
+        height=entry.image_size,
+        prompt=request.prompt,
+        seed=request.seed,
+    )
+
+
+def insert_dataset(session: Session, plan: Plan, team: str) -> Job:
+    spec = plan.spec
+    add_recipe(session, spec)
+    job = add_job(
+        session,
+        kind="dataset",
+        team=team,
+        spec=spec.model_dump(mode="json"),
+        total=spec.total_images,
+        priority=spec.request.priority,
+    )
+    session.execute(insert(DatasetClass), [class_row(job.id, *item) for item in enumerate(plan.classes)])
+    return job
+
+
+def add_recipe(session: Session, spec: DatasetSpec) -> None:
+    row = {"digest": spec.recipe_digest, "recipe": spec.recipe.model_dump(mode="json"), "model": spec.model}
+    on_conflict = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert
+    session.execute(on_conflict(RecipeRow).values(row).on_conflict_do_nothing())
+
+
+def class_row(job_id: str, position: int, planned: PlannedClass) -> dict[str, object]:
+    return {
+        "job_id": job_id,
+        "position": position,
+        "class_id": planned.text.id,
+        "class_key": planned.key,
+        "text": planned.text.model_dump(mode="json"),
+        "total": planned.total,
+    }

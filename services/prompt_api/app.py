@@ -1,0 +1,71 @@
+"""The application, put together from its settings."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+from pydantic import JsonValue
+
+from shared.database import Database
+from shared.errors import ConfigurationError
+from shared.lexicon import load_lexicon
+from shared.settings import Settings
+from shared.storage import open_store
+
+from . import catalogue, dataset_images, datasets, evaluations, events, health, jobs, trainings
+from .body_limit import BodyLimit
+from .dependencies import refuse_nul
+from .new_jobs import VERSION
+from .problems import install_problems, problem_schemas
+
+logger = logging.getLogger(__name__)
+ROUTED = (datasets, dataset_images, trainings, evaluations, jobs, events, catalogue, health)
+DESCRIPTION = "Training sets drawn from class names, networks trained on them, and their tests on real photos."
+
+
+class Api(FastAPI):
+    def openapi(self) -> dict[str, JsonValue]:
+        document = super().openapi()
+        document["components"]["schemas"] |= problem_schemas()
+        return document
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = Api(
+        title="synthclone",
+        version=VERSION,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        dependencies=[Depends(refuse_nul)],
+        generate_unique_id_function=operation_id,
+    )
+    app.openapi_version = "3.2.0"  # the first with event streams
+    app.state.settings = settings
+    app.state.database = Database(settings.sqlalchemy_url)
+    app.state.store = open_store(settings)
+    app.state.stopping = threading.Event()
+    app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)
+    install_problems(app)
+    for module in ROUTED:
+        app.include_router(module.router)
+    return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """The client's method name."""
+    return route.name
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        load_lexicon(app.state.settings.lexicon_path)
+    except ConfigurationError as error:
+        logger.warning("no dataset can be accepted yet", extra={"reason": error.detail})
+    yield
+    app.state.database.engine.dispose()

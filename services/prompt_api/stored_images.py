@@ -1,0 +1,104 @@
+"""Committed objects of datasets: whole, or one image by two range reads. What is damaged is a CorruptObject."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pydantic import JsonValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shared.errors import CorruptObject, NotFound
+from shared.shards import HEAD_BYTES, read_index, read_sample
+from shared.storage import ObjectStore, get_verified
+from shared.tables import DatasetClass, DatasetShard, Job, Shard
+
+REMEDY = "retry the dataset to redraw it"
+
+
+class StoredImage(NamedTuple):
+    jpeg: bytes
+    metadata: dict[str, JsonValue]
+
+
+class ShardPart(NamedTuple):
+    """The object of a finished shard, of which a dataset takes the slots below `stop`."""
+
+    key: str
+    stop: int
+
+
+def find_class(session: Session, job: Job, class_id: str) -> DatasetClass:
+    query = select(DatasetClass).where(DatasetClass.job_id == job.id, DatasetClass.class_id == class_id)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise NotFound(f"dataset {job.id} has no class {class_id!r}; GET /datasets/{job.id} lists them")
+    return row
+
+
+def find_part(session: Session, job: Job, row: DatasetClass, *, slot: int) -> ShardPart | None:
+    """The finished shard with this slot; reads one row, through the index that makes shards unique."""
+    query = (
+        select(Shard, DatasetShard.take)
+        .join(DatasetShard, DatasetShard.shard_id == Shard.id)
+        .where(
+            DatasetShard.job_id == job.id,
+            Shard.recipe_digest == job.spec["recipe_digest"],
+            Shard.class_key == row.class_key,
+            Shard.start_slot <= slot,
+        )
+        .order_by(Shard.start_slot.desc())
+        .limit(1)
+    )
+    found = session.execute(query).one_or_none()
+    if found is None or found.Shard.state != "done" or slot >= found.Shard.start_slot + found.take:
+        return None
+    return ShardPart(found.Shard.object_key, found.Shard.start_slot + found.take)
+
+
+@contextmanager
+def reading(key: str) -> Iterator[None]:
+    """Whatever is wrong with the bytes becomes a CorruptObject that names the object."""
+    try:
+        yield
+    except (CorruptObject, ValueError, TypeError) as error:
+        raise CorruptObject(f"object {key} is damaged ({error}); {REMEDY}") from error
+
+
+def read_image(store: ObjectStore, key: str, slot: int) -> StoredImage:
+    """Raises NotFound for a slot whose every attempt was rejected."""
+    with reading(key):
+        jpeg, metadata = read_sample(lambda offset, length: read_range(store, key, offset, length), slot)
+        if metadata.get("sha256") != hashlib.sha256(jpeg).hexdigest():
+            raise CorruptObject(f"slot {slot} holds another image than was committed")
+        return StoredImage(jpeg, metadata)
+
+
+def read_slots(store: ObjectStore, part: ShardPart) -> list[int]:
+    """The accepted slots, in order."""
+    with reading(part.key):
+        return [slot for slot in read_index(read_range(store, part.key, 0, HEAD_BYTES)) if slot < part.stop]
+
+
+def read_range(store: ObjectStore, key: str, offset: int, length: int) -> bytes:
+    try:
+        data = store.get_range(key, offset, length)
+    except NotFound as error:
+        raise CorruptObject("it is gone from the store") from error
+    if offset > 0 and len(data) < length:
+        raise CorruptObject(f"it ends after {offset + len(data)} bytes")
+    return data
+
+
+def read_whole(store: ObjectStore, key: str, sha256: str) -> bytes:
+    try:
+        return get_verified(store, key, sha256)
+    except NotFound as error:
+        raise CorruptObject(f"object {key} is gone from the store; {REMEDY}") from error
+
+
+def spread(count: int, over: int) -> Sequence[int]:
+    """Up to `count` of the numbers below `over`, evenly spaced from 0."""
+    chosen = min(count, over)
+    return [number * over // chosen for number in range(chosen)]

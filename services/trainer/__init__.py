@@ -1,0 +1,1 @@
+"""A training row in; an encoder, its card and its curves out."""

@@ -1,0 +1,83 @@
+"""What a training writes down while it runs: curves, progress and checkpoints, all under its lease."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from safetensors.torch import load, save
+from sqlalchemy import select
+from torch import Tensor
+
+from shared.database import Database
+from shared.errors import CorruptObject, NotFound
+from shared.job_leases import JobLease, report_progress, save_checkpoint
+from shared.storage import ObjectStore, get_verified
+from shared.tables import JsonObject, Metric
+
+logger = logging.getLogger(__name__)
+KEPT_CHECKPOINTS = 2
+
+
+class Checkpoint(NamedTuple):
+    """The state after `step` steps; `seconds` is the time spent until then, over all attempts."""
+
+    step: int
+    seconds: float
+    tensors: Mapping[str, Tensor]
+
+
+class Journal:
+    """Every write raises LostLease once another worker holds the job; what was uploaded before that counts nowhere."""
+
+    def __init__(self, database: Database, store: ObjectStore, lease: JobLease) -> None:
+        self._database, self._store, self._lease = database, store, lease
+        self._checkpoints: list[str] = []
+        self._started, self._seconds_before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def write_progress(self, *, done: int, total: int, values: Mapping[str, float]) -> None:
+        with self._database.write() as session:
+            report_progress(session, self._lease, done=done, total=total)
+            for name, value in values.items():
+                # A training resumed from before this step passes it again.
+                session.merge(Metric(job_id=self._lease.job_id, name=name, step=done, value=value))
+
+    def write_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        data = save(dict(tensors))
+        key = f"trainings/{self._lease.job_id}/checkpoints/{step:08d}-{self._lease.fence}.safetensors"
+        self._store.put(key, data)
+        row: JsonObject = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "step": step}
+        with self._database.write() as session:
+            save_checkpoint(session, self._lease, row | {"seconds": round(self.seconds, 1)})
+        logger.info("checkpoint stored", extra={"job_id": self._lease.job_id, "step": step, "bytes": len(data)})
+        self._checkpoints.append(key)
+        while len(self._checkpoints) > KEPT_CHECKPOINTS:
+            self._store.delete(self._checkpoints.pop(0))
+
+    def read_checkpoint(self, row: JsonObject) -> Checkpoint | None:
+        """None when it is lost or damaged: the training then starts again and reaches the same weights."""
+        key = str(row["key"])
+        try:
+            data = get_verified(self._store, key, str(row["sha256"]))
+        except (CorruptObject, NotFound) as error:
+            logger.error("checkpoint unusable", extra={"key": key, "reason": error.detail})
+            return None
+        self._checkpoints.append(key)
+        self._seconds_before = float(str(row["seconds"]))
+        return Checkpoint(int(str(row["step"])), self._seconds_before, load(data))
+
+    def metrics_lines(self) -> bytes:
+        """The curves so far as JSON lines, one step a line."""
+        steps: dict[int, dict[str, float]] = {}
+        with self._database.read() as session:
+            query = select(Metric).where(Metric.job_id == self._lease.job_id).order_by(Metric.step, Metric.name)
+            rows = session.scalars(query).all()
+        for row in rows:
+            steps.setdefault(row.step, {})[row.name] = row.value
+        return "".join(json.dumps({"step": step, **values}) + "\n" for step, values in steps.items()).encode()

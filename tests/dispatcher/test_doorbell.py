@@ -1,0 +1,87 @@
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import update
+
+from services.dispatcher.doorbell import due_rings
+from services.dispatcher.tick import tick
+from shared.database import Database, database_now
+from shared.settings import Settings
+from shared.storage import LocalStore
+from shared.tables import Job, Worker
+from shared.workers import Presence
+from tests.rows import add_dataset, add_job
+
+
+def rings(database: Database) -> list[str]:
+    with database.write() as session:
+        return list(due_rings(session, ring_again_seconds=60))
+
+
+def worker(database: Database, kind: str = "train", *, models: tuple[str, ...] = ()) -> Presence:
+    presence = Presence(database, kind, device="cpu", models=models)  # type: ignore[arg-type]
+    presence.beat()
+    return presence
+
+
+def test_nothing_rings_while_nothing_is_pending(database: Database) -> None:
+    worker(database)
+    assert rings(database) == []
+
+
+def test_each_idle_worker_of_the_kind_is_rung_once(database: Database) -> None:
+    with database.write() as session:
+        add_job(session, "training")
+    worker(database)
+    worker(database)
+    worker(database, "evaluate")
+    assert rings(database) == ["train", "train"]
+    assert rings(database) == []
+
+
+def test_an_unanswered_bell_rings_again(database: Database) -> None:
+    with database.write() as session:
+        add_job(session, "training")
+    worker(database)
+    rings(database)
+    with database.write() as session:
+        session.execute(update(Worker).values(rung_at=database_now(session) - timedelta(seconds=61)))
+    assert rings(database) == ["train"]
+
+
+def test_a_busy_worker_is_left_alone_and_rung_when_idle_again(database: Database) -> None:
+    with database.write() as session:
+        add_job(session, "training")
+    presence = worker(database)
+    rings(database)
+    presence.set_busy(True)
+    assert rings(database) == []
+    presence.set_busy(False)
+    assert rings(database) == ["train"]
+
+
+def old_dataset(database: Database, model: str) -> str:
+    with database.write() as session:
+        job = add_dataset(session, images={"a": 10}, model=model)
+        job.created_at = database_now(session) - timedelta(hours=1)
+        return job.id
+
+
+def job_after_tick(database: Database, job_id: str, folder: Path) -> Job:
+    tick(database, LocalStore(folder), Settings(), None)
+    with database.read() as session:
+        return session.get_one(Job, job_id)
+
+
+def test_a_dataset_no_worker_has_weights_for_fails_with_the_remedy(database: Database, tmp_path: Path) -> None:
+    job_id = old_dataset(database, "sd14")
+    worker(database, "generate", models=("digits-sd",))
+    job = job_after_tick(database, job_id, tmp_path)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert "hf download CompVis/stable-diffusion-v1-4" in str(job.error["detail"])
+
+
+def test_a_dataset_waits_while_no_worker_is_alive_at_all(database: Database, tmp_path: Path) -> None:
+    job_id = old_dataset(database, "sd14")
+    assert job_after_tick(database, job_id, tmp_path).state == "queued"

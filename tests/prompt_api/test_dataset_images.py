@@ -1,0 +1,148 @@
+"""A dataset's stored objects, read through the API."""
+
+import io
+import json
+import tarfile
+from hashlib import sha256
+
+import httpx2
+import pytest
+
+from services.dispatcher.tick import tick
+from shared import leases
+from shared.database import Database
+from shared.leases import ShardLease, StoredShard
+from shared.settings import Settings
+from shared.shards import Sample, class_number, pack
+from shared.storage import LocalStore
+from shared.tables import Shard
+from tests.rows import claim, plan_all
+
+ZERO = "n13742358"
+
+
+def image_of(class_id: str, slot: int) -> bytes:
+    return f"JPEG of {class_id} {slot}".encode() * 40
+
+
+def sample(lease: ShardLease, slot: int) -> Sample:
+    jpeg = image_of(lease.class_id, slot)
+    metadata = {"slot": slot, "prompt": f"{lease.class_id}!", "sha256": sha256(jpeg).hexdigest()}
+    number = class_number(lease.class_id, lease.class_key)
+    return Sample(f"{lease.class_id}_{slot:08d}", slot, jpeg, number, metadata)
+
+
+def store_shard(store: LocalStore, lease: ShardLease, short: tuple[int, ...]) -> StoredShard:
+    slots = [slot for slot in range(lease.start_slot, lease.stop_slot) if slot not in short]
+    data = pack([sample(lease, slot) for slot in slots])
+    store.put(lease.object_key, data)
+    return StoredShard(lease.object_key, len(data), sha256(data).hexdigest(), len(slots), short, {"blank": len(short)})
+
+
+@pytest.fixture
+def dataset(api: httpx2.Client, database: Database, store: LocalStore, api_settings: Settings) -> str:
+    """Three slots of each digit, of which slot 1 was rejected for good."""
+    job_id = str(api.post("/datasets", json={"classes": "digits", "images_per_class": 3}).json()["id"])
+    plan_all(database, job_id)
+    for lease in claim(database, limit=100):
+        with database.write() as session:
+            leases.commit(session, lease, store_shard(store, lease, (1,)))
+    tick(database, store, api_settings, None)
+    return job_id
+
+
+def object_of(database: Database, store: LocalStore, class_id: str) -> str:
+    with database.read() as session:
+        shards = session.query(Shard).all()
+    return next(shard.object_key for shard in shards if shard.object_key and class_id in shard.class_key)
+
+
+def test_the_dataset_shows_its_spec_classes_and_manifest(api: httpx2.Client, dataset: str) -> None:
+    view = api.get(f"/datasets/{dataset}").json()
+    assert view["spec"]["request"]["classes"] == "digits"
+    assert view["classes"][0] == {"label": 0, "id": ZERO, "names": view["classes"][0]["names"], "total": 3}
+    assert view["job"]["state"] == "partial"
+    data = api.get(view["manifest"]["url"]).content
+    assert sha256(data).hexdigest() == view["manifest"]["manifest_sha256"]
+    assert (view["manifest"]["images"], len(json.loads(data)["shards"])) == (20, 10)
+
+
+def test_a_manifest_does_not_exist_before_the_end(api: httpx2.Client) -> None:
+    job_id = api.post("/datasets", json={"classes": "digits", "images_per_class": 3}).json()["id"]
+    assert api.get(f"/datasets/{job_id}").json()["manifest"] is None
+    assert api.get(f"/datasets/{job_id}/manifest").status_code == 409
+
+
+def test_the_shards_come_in_pages_and_their_tars_match_the_digest(api: httpx2.Client, dataset: str) -> None:
+    first = api.get(f"/datasets/{dataset}/shards?limit=7").json()
+    second = api.get(f"/datasets/{dataset}/shards?limit=7&cursor={first['next_cursor']}").json()
+    shards = first["items"] + second["items"]
+    assert ([shard["label"] for shard in shards], second["next_cursor"]) == (list(range(10)), None)
+    assert (shards[0]["start"], shards[0]["stop"], shards[0]["take"]) == (0, 3, 3)
+    data = api.get(shards[0]["url"]).content
+    assert (sha256(data).hexdigest(), len(data)) == (shards[0]["sha256"], shards[0]["bytes"])
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert f"{ZERO}_00000002.jpg" in tar.getnames()
+
+
+def test_one_image_is_read_from_its_shard(api: httpx2.Client, dataset: str) -> None:
+    answer = api.get(f"/datasets/{dataset}/images/{ZERO}/2")
+    assert (answer.headers["content-type"], answer.content) == ("image/jpeg", image_of(ZERO, 2))
+
+
+@pytest.mark.parametrize("path", [f"{ZERO}/1", f"{ZERO}/3", "n00000000/0", "%00/0"])
+def test_an_image_that_is_not_there_is_a_404(api: httpx2.Client, dataset: str, path: str) -> None:
+    assert api.get(f"/datasets/{dataset}/images/{path}").status_code == 404
+
+
+def test_a_dataset_shows_only_the_slots_it_takes_of_a_shared_shard(
+    api: httpx2.Client, database: Database, dataset: str
+) -> None:
+    small = api.post("/datasets", json={"classes": "digits", "images_per_class": 1}).json()["id"]
+    plan_all(database, small)
+    assert api.get(f"/datasets/{small}/images/{ZERO}/0").status_code == 200
+    assert api.get(f"/datasets/{small}/images/{ZERO}/2").status_code == 404
+    assert {item["slot"] for item in api.get(f"/datasets/{small}/samples?limit=30").json()["items"]} == {0}
+
+
+def test_samples_are_spread_over_the_classes(api: httpx2.Client, dataset: str) -> None:
+    few = api.get(f"/datasets/{dataset}/samples?limit=5").json()["items"]
+    assert [item["label"] for item in few] == [0, 2, 4, 6, 8]
+    assert few[0]["metadata"]["prompt"] == f"{ZERO}!"
+    assert api.get(few[0]["url"]).content == image_of(ZERO, few[0]["slot"])
+    many = api.get(f"/datasets/{dataset}/samples?limit=30").json()["items"]
+    assert [item["slot"] for item in many[:2]] == [0, 2]
+    assert len(many) == 20
+
+
+def flip_a_byte(data: bytes) -> bytes:
+    place = data.index(b"JPEG of")
+    return data[:place] + b"j" + data[place + 1 :]
+
+
+def cut_short(data: bytes) -> bytes:
+    return data[: data.index(b"JPEG of")]
+
+
+def lose_the_index(data: bytes) -> bytes:
+    return b"\1" * len(data)
+
+
+def give_another_index(data: bytes) -> bytes:
+    return data.replace(b"comment=[[", b"comment=[{", 1)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, lose_the_index, give_another_index, None])
+def test_a_damaged_object_is_a_409_and_never_an_image(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str, damage: object
+) -> None:
+    key = object_of(database, store, ZERO)
+    tar = api.get(f"/datasets/{dataset}/shards").json()["items"][0]["url"]
+    if callable(damage):
+        store.put(key, damage(store.get(key)))
+    else:
+        store.delete(key)
+    for path in (f"/datasets/{dataset}/images/{ZERO}/0", tar, f"/datasets/{dataset}/samples"):
+        answer = api.get(path)
+        assert (answer.status_code, key in answer.json()["detail"]) == (409, True), answer.text
+        assert answer.json()["type"] == "urn:synthclone:problem:corrupt-object"

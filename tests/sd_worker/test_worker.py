@@ -1,0 +1,205 @@
+"""Real worker processes on a real database and store; the API is not needed to make rows."""
+
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select, update
+
+from services.dispatcher.tick import tick
+from services.sd_worker.worker import ShardWorker, usable_models
+from shared.database import Database
+from shared.migrate import migrate
+from shared.models import find_model, folder_digest
+from shared.settings import Settings
+from shared.shards import unpack
+from shared.storage import LocalStore, get_verified
+from shared.tables import DatasetClass, Job, Shard, Worker
+from tests.processes import Processes, kill, wait_until
+from tests.rows import RECIPE, add_dataset
+
+DIGITS = {"n13742358": "zero", "n13742573": "one"}
+
+
+class Place:
+    """One data folder with its database, store and settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(data_dir=folder, batch_size=16, lease_seconds=4, poll_seconds=0.1)
+        folder.mkdir(parents=True, exist_ok=True)
+        migrate(self.settings)
+        self.database = Database(self.settings.sqlalchemy_url)
+        self.store = LocalStore(self.settings.objects_dir)
+
+    def dataset(self, *, per_class: int, steps: int = 2, min_std: float = 2.0) -> str:
+        entry = find_model(self.settings, "digits-sd")
+        gate = RECIPE.gate.model_copy(update={"min_std": min_std})
+        recipe = RECIPE.model_copy(update={"model_digest": entry.digest, "steps": steps, "gate": gate})
+        with self.database.write() as session:
+            job = add_dataset(session, images=dict.fromkeys(DIGITS, per_class), recipe=recipe)
+            for row in session.scalars(select(DatasetClass)):
+                row.text = {"id": row.class_id, "names": [DIGITS[row.class_id]]}
+        self.tick()
+        return job.id
+
+    def tick(self) -> None:
+        tick(self.database, self.store, self.settings, None)
+
+    def job(self, job_id: str) -> Job:
+        with self.database.read() as session:
+            return session.get_one(Job, job_id)
+
+    def ended(self, job_id: str) -> Job | None:
+        self.tick()
+        job = self.job(job_id)
+        return job if job.finished_at else None
+
+    def samples(self, job_id: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
+        """Every sample of the dataset's manifest by key: pixels and metadata."""
+        manifest = json.loads(self.store.get(str((self.job(job_id).result or {})["manifest_key"])))
+        found: dict[str, tuple[np.ndarray, dict[str, object]]] = {}
+        for shard in manifest["shards"]:
+            for slot, jpeg, metadata in unpack(get_verified(self.store, shard["key"], shard["sha256"])):
+                if slot < shard["start"] + shard["take"]:
+                    assert str(metadata["key"]) not in found
+                    found[str(metadata["key"])] = (np.asarray(Image.open(io.BytesIO(jpeg)), int), dict(metadata))
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "data")
+
+
+@pytest.fixture
+def processes(tmp_path: Path, place: Place) -> Iterator[Processes]:
+    environment = {
+        "SYNTHCLONE_DATA_DIR": str(place.settings.data_dir),
+        "SYNTHCLONE_LEASE_SECONDS": "4",
+        "SYNTHCLONE_POLL_SECONDS": "0.1",
+    }
+    with Processes(tmp_path, environment) as running:
+        yield running
+
+
+def work_once(place: Place, stop: threading.Event | None = None) -> None:
+    worker = ShardWorker(place.settings)
+    try:
+        worker.work(stop or threading.Event())
+    finally:
+        worker.close()
+
+
+def test_a_dataset_is_drawn_stored_and_counted(place: Place) -> None:
+    job_id = place.dataset(per_class=20)
+    work_once(place)
+    job = place.ended(job_id)
+    assert job is not None
+    assert (job.state, job.done, job.failed) == ("succeeded", 40, 0)
+    samples = place.samples(job_id)
+    assert len(samples) == 40
+    assert {metadata["prompt"] for _, metadata in samples.values()} == {"zero", "one"}
+
+
+def test_images_the_gate_rejects_are_drawn_again_and_then_reported_short(place: Place) -> None:
+    job_id = place.dataset(per_class=3, min_std=300)  # no image has a standard deviation of 300 grey levels
+    work_once(place)
+    job = place.ended(job_id)
+    assert job is not None
+    assert (job.state, job.done, job.failed) == ("failed", 0, 6)
+    assert job.rejected == 6 * RECIPE.gate.max_attempts
+    assert job.error is not None
+    assert "n13742358 3" in str(job.error["detail"])
+
+
+def test_a_worker_told_to_stop_gives_its_shards_back_uncounted(place: Place) -> None:
+    place.dataset(per_class=200)
+    worker = ShardWorker(place.settings)
+    worker.accept(worker.claim())
+    stop = threading.Event()
+    stop.set()
+    worker.work(stop)
+    worker.close()
+    with place.database.read() as session:
+        states = session.execute(select(Shard.state, Shard.attempts).distinct()).all()
+    assert [tuple(row) for row in states] == [("pending", 0)]
+
+
+def test_kill_9_and_another_batch_size_change_no_image(tmp_path: Path, place: Place, processes: Processes) -> None:
+    """Two runs, one of them killed in mid-shard: same keys, prompts and seeds, pixels within one grey level."""
+    undisturbed = Place(tmp_path / "undisturbed")
+    expected_id = undisturbed.dataset(per_class=140, steps=4)
+    work_once(undisturbed)
+    assert undisturbed.ended(expected_id) is not None
+
+    job_id = place.dataset(per_class=140, steps=4)
+    victim = processes.module("services.sd_worker", SYNTHCLONE_BATCH_SIZE="4")
+    wait_until(lambda: in_mid_shard(place), seconds=60, what="a shard lease")
+    kill(victim)
+    assert place.job(job_id).done < 280
+    processes.module("services.sd_worker", SYNTHCLONE_BATCH_SIZE="24")
+    job = wait_until(lambda: place.ended(job_id), seconds=120, what="the end of the dataset")
+
+    assert (job.state, job.done) == ("succeeded", 280)
+    found, expected = place.samples(job_id), undisturbed.samples(expected_id)
+    assert found.keys() == expected.keys()
+    for key, (pixels, metadata) in expected.items():
+        drawn_from = ("prompt", "seed", "attempt", "model_digest")
+        assert [found[key][1][field] for field in drawn_from] == [metadata[field] for field in drawn_from]
+        # JPEG can turn one grey level before encoding into a few after it.
+        assert np.abs(found[key][0] - pixels).max() <= 4
+
+
+def in_mid_shard(place: Place) -> bool | None:
+    with place.database.read() as session:
+        busy = session.scalar(select(Worker.id).where(Worker.images_per_second > 0))
+        leased = session.scalar(select(Shard.id).where(Shard.state == "leased"))
+    return True if busy and leased else None
+
+
+def test_sigterm_ends_a_polling_worker_cleanly(place: Place, processes: Processes) -> None:
+    place.dataset(per_class=2000, steps=20)
+    worker = processes.module("services.sd_worker", SYNTHCLONE_BATCH_SIZE="4")
+    wait_until(lambda: in_mid_shard(place), seconds=60, what="a shard lease")
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(30) == 0
+    with place.database.read() as session:
+        assert set(session.scalars(select(Shard.state))) <= {"pending", "done"}
+        assert session.scalars(select(Worker.id)).all() == []
+
+
+def test_a_shard_that_cannot_be_drawn_fails_with_its_reason(place: Place) -> None:
+    job_id = place.dataset(per_class=2)
+    with place.database.write() as session:
+        session.execute(update(DatasetClass).values(text={"id": "n1", "names": []}))
+    settings = place.settings.model_copy(update={"max_attempts": 1})
+    place.settings = settings
+    work_once(place)
+    job = place.ended(job_id)
+    assert job is not None
+    assert job.state == "failed"
+
+
+def test_damaged_weights_are_not_used(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "digits-sd"
+    source = find_model(place.settings, "digits-sd").path(place.settings)
+    for file in source.rglob("*"):
+        if file.is_file():
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    settings = place.settings.model_copy(update={"models_dir": tmp_path / "models"})
+    assert usable_models(settings)[0] == ["digits-sd"]
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    usable, problems = usable_models(settings)
+    assert usable == []
+    assert folder_digest(folder) in problems["digits-sd"]
+    assert "hf download" in problems["sd14"]

@@ -1,0 +1,142 @@
+import threading
+
+import pytest
+from sqlalchemy import select
+
+from shared import leases
+from shared.database import Database
+from shared.errors import LostLease
+from shared.tables import DatasetClass, Event, Job, Shard
+from tests.rows import add_dataset, claim, plan_all, stored
+
+
+def planned_dataset(database: Database, images: dict[str, int], *, priority: int = 0) -> str:
+    with database.write() as session:
+        job = add_dataset(session, images=images, priority=priority)
+    plan_all(database, job.id)
+    return job.id
+
+
+def test_two_claims_never_return_the_same_shard(database: Database) -> None:
+    planned_dataset(database, {"a": 128, "b": 128})
+    first, second, third = claim(database), claim(database), claim(database)
+    assert {first[0].class_id, second[0].class_id} == {"a", "b"}
+    assert third == []
+
+
+def test_claims_go_over_all_classes_before_the_second_shard_of_any(database: Database) -> None:
+    planned_dataset(database, {"a": 256, "b": 256})
+    claimed = [claim(database)[0] for _ in range(4)]
+    assert [(lease.start_slot, lease.class_id) for lease in claimed] == [(0, "a"), (0, "b"), (128, "a"), (128, "b")]
+
+
+def test_higher_priority_is_claimed_first(database: Database) -> None:
+    planned_dataset(database, {"a": 10})
+    planned_dataset(database, {"b": 10}, priority=5)
+    assert claim(database)[0].class_id == "b"
+
+
+def test_models_the_worker_lacks_are_not_claimed(database: Database) -> None:
+    planned_dataset(database, {"a": 10})
+    with database.write() as session:
+        assert leases.claim_shards(session, worker="w", models=["sd14"], limit=1, lease_seconds=9) == []
+
+
+def test_commit_counts_images_in_class_and_job(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 130})
+    lease = claim(database)[0]
+    with database.write() as session:
+        leases.commit(session, lease, stored(lease, short=(3,)))
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        row = session.get_one(DatasetClass, (job_id, 0))
+        events = session.scalars(select(Event.payload).where(Event.type == "progress")).all()
+    assert (job.done, job.failed, job.rejected) == (127, 1, 1)
+    assert (row.done, row.failed, row.rejected) == (127, 1, 1)
+    assert events == [{"done": 127, "failed": 1, "total": 130}]
+
+
+def test_commit_counts_in_every_dataset_that_shares_the_shard_by_what_each_takes(database: Database) -> None:
+    larger = planned_dataset(database, {"a": 100})
+    smaller = planned_dataset(database, {"a": 30})
+    lease = claim(database)[0]
+    with database.write() as session:
+        leases.commit(session, lease, stored(lease, short=(50,)))
+    with database.read() as session:
+        done = {job_id: session.get_one(Job, job_id).done for job_id in (larger, smaller)}
+    assert done == {larger: 99, smaller: 30}
+
+
+def test_commit_twice_counts_once(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 10})
+    lease = claim(database)[0]
+    for _ in range(2):
+        with database.write() as session:
+            leases.commit(session, lease, stored(lease))
+    with database.read() as session:
+        assert session.get_one(Job, job_id).done == 10
+
+
+def test_a_worker_whose_lease_ran_out_is_fenced_out(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 10})
+    old = claim(database, lease_seconds=-1)[0]
+    with database.write() as session:
+        assert leases.expire(session, max_attempts=5) == 1
+    new = claim(database)[0]
+    with database.write() as session, pytest.raises(LostLease):
+        leases.commit(session, old, stored(old))
+    with database.read() as session:
+        assert session.get_one(Job, job_id).done == 0
+    assert new.fence == old.fence + 1
+    assert new.object_key != old.object_key
+
+
+def test_a_shard_lost_too_often_fails_alone(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 10, "b": 10})
+    for _ in range(2):
+        claim(database, lease_seconds=-1)
+        with database.write() as session:
+            leases.expire(session, max_attempts=2)
+    with database.read() as session:
+        states = session.scalars(select(Shard.state).order_by(Shard.id)).all()
+        assert session.get_one(Job, job_id).failed == 10
+    assert states == ["failed", "pending"]
+
+
+def test_a_released_shard_keeps_its_attempts(database: Database) -> None:
+    planned_dataset(database, {"a": 10})
+    lease = claim(database)[0]
+    with database.write() as session:
+        leases.release(session, [lease])
+    with database.read() as session:
+        shard = session.get_one(Shard, lease.shard_id)
+    assert (shard.state, shard.attempts) == ("pending", 0)
+
+
+def test_extension_drops_shards_of_a_cancelled_dataset(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 10})
+    lease = claim(database)[0]
+    with database.write() as session:
+        assert leases.extend(session, [lease], lease_seconds=60) == {lease.shard_id}
+        session.get_one(Job, job_id).cancel_requested = True
+    with database.write() as session:
+        assert leases.extend(session, [lease], lease_seconds=60) == set()
+
+
+def test_concurrent_claims_and_commits_count_every_image_once(database: Database) -> None:
+    job_id = planned_dataset(database, {f"class{n}": 256 for n in range(8)})
+
+    def work() -> None:
+        while claimed := claim(database, limit=2):
+            for lease in claimed:
+                with database.write() as session:
+                    leases.commit(session, lease, stored(lease))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as session:
+        assert session.get_one(Job, job_id).done == 8 * 256
+        assert set(session.scalars(select(Shard.attempts)).all()) == {1}

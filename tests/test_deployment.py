@@ -1,0 +1,222 @@
+"""The compose files and the manifests agree with the settings, the images and the database they are for."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from sqlalchemy import text
+
+from shared.database import Database
+from shared.schema import upgrade
+from shared.settings import Settings
+from shared.tables import Recipe, Shard
+
+ROOT = Path(__file__).parents[1]
+COMPOSE_FILES = (ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml")
+DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
+MANIFESTS = [ROOT / "k8s/base", *sorted(ROOT.glob("k8s/overlays/*"))]
+CUSTOM_KINDS = {"ScaledObject", "TriggerAuthentication"}
+CLUSTER_SECRETS = {
+    "SYNTHCLONE_DATABASE_URL": "postgresql://user:secret@database/synthclone",
+    "SYNTHCLONE_REDIS_URL": "redis://redis",
+    "SYNTHCLONE_S3_ACCESS_KEY": "access",
+    "SYNTHCLONE_S3_SECRET_KEY": "secret",
+    "SYNTHCLONE_KEY_PEPPER": "pepper",
+}
+COMPOSE_SECRETS = {
+    "POSTGRES_PASSWORD": "one",
+    "REDIS_PASSWORD": "two",
+    "SYNTHCLONE_S3_ACCESS_KEY": "three",
+    "SYNTHCLONE_S3_SECRET_KEY": "four",
+    "SYNTHCLONE_KEY_PEPPER": "five",
+}
+# What has no value that is right everywhere, or one that is right on a single machine only.
+SET_BY_DEPLOYMENT = {"mode", "auth", "data_dir"} | {
+    name for name, field in Settings.model_fields.items() if field.default is None
+} - {"models_file", "s3_public_endpoint"}
+
+needs_compose = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+each_manifest = pytest.mark.parametrize("folder", MANIFESTS, ids=lambda path: path.name)
+
+Document = dict[str, Any]
+
+
+def render_compose(folder: Path, secrets: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What Compose makes of both files with these secrets alone, whatever .env and the environment hold."""
+    (folder / "env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+    files = [word for file in COMPOSE_FILES for word in ("-f", str(file))]
+    command = ["docker-compose", "--env-file", str(folder / "env"), *files, "config"]
+    return subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory: pytest.TempPathFactory) -> Document:
+    rendered = render_compose(tmp_path_factory.mktemp("compose"), COMPOSE_SECRETS)
+    assert rendered.returncode == 0, rendered.stderr
+    return dict(yaml.safe_load(rendered.stdout)["services"])
+
+
+def our_services(compose: Document) -> Document:
+    return {name: service for name, service in compose.items() if "build" in service}
+
+
+def render_manifests(folder: Path) -> list[Document]:
+    rendered = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert rendered.returncode == 0, rendered.stderr
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
+def pods(folder: Path) -> dict[str, Document]:
+    workloads = [found for found in render_manifests(folder) if found["kind"] in ("Deployment", "Job")]
+    return {workload["metadata"]["name"]: workload["spec"]["template"]["spec"] for workload in workloads}
+
+
+def plain_settings(folder: Path) -> dict[str, str]:
+    (config,) = [found for found in render_manifests(folder) if found["kind"] == "ConfigMap"]
+    return dict(config["data"])
+
+
+def as_settings(environment: dict[str, str]) -> Settings:
+    values = {name.removeprefix("SYNTHCLONE_").lower(): value for name, value in environment.items()}
+    return Settings.model_validate(values)
+
+
+@needs_compose
+def test_compose_accepts_both_files_together(compose: Document) -> None:
+    assert {path.parent.name for path in DOCKERFILES} | {"migrate"} == set(our_services(compose))
+
+
+@needs_compose
+@pytest.mark.parametrize("missing", COMPOSE_SECRETS)
+def test_compose_has_no_default_for_a_secret(missing: str, tmp_path: Path) -> None:
+    refused = render_compose(tmp_path, {name: value for name, value in COMPOSE_SECRETS.items() if name != missing})
+    assert refused.returncode != 0
+    assert f"set {missing} in .env" in refused.stderr
+
+
+@needs_compose
+def test_every_compose_service_has_valid_settings_and_sets_what_has_no_default(compose: Document) -> None:
+    for name, service in our_services(compose).items():
+        assert as_settings(service["environment"]).model_fields_set >= SET_BY_DEPLOYMENT, name
+
+
+@needs_compose
+def test_compose_publishes_ports_on_loopback_alone(compose: Document) -> None:
+    published = [port for service in compose.values() for port in service.get("ports", [])]
+    assert published
+    assert all(str(port).startswith("127.0.0.1:") for port in published)
+
+
+@needs_compose
+def test_compose_services_wait_for_the_migration_and_for_healthy_parts(compose: Document) -> None:
+    for name in our_services(compose).keys() - {"migrate"}:
+        waits = {other: wait["condition"] for other, wait in compose[name]["depends_on"].items()}
+        assert waits.pop("migrate") == "service_completed_successfully"
+        assert set(waits.values()) == {"service_healthy"}
+        assert all("healthcheck" in compose[other] for other in waits)
+
+
+@needs_compose
+def test_services_that_keep_files_have_a_volume_for_them(compose: Document) -> None:
+    mounts = {name: [volume.split(":")[1] for volume in compose[name].get("volumes", [])] for name in compose}
+    with_volume = {name for name in our_services(compose) if "/var/lib/synthclone" in mounts[name]}
+    assert with_volume == services_that_keep_files()
+
+
+def services_that_keep_files() -> set[str]:
+    """Containers have read-only file systems: whoever reads the path of the data folder needs a volume there."""
+    sources = {path: path.read_text() for dockerfile in DOCKERFILES for path in dockerfile.parent.glob("**/*.py")}
+    return {
+        path.relative_to(ROOT / "services").parts[0]
+        for path, source in sources.items()
+        if re.search(r"settings\.(cache_dir|data_dir|objects_dir)", source)
+    }
+
+
+@needs_kubectl
+@each_manifest
+def test_pods_that_keep_files_have_a_volume_for_them(folder: Path) -> None:
+    mounts = {name: pod["containers"][0]["volumeMounts"] for name, pod in pods(folder).items()}
+    with_volume = {name for name in mounts if "/var/lib/synthclone" in [mount["mountPath"] for mount in mounts[name]]}
+    assert {name.replace("-", "_") for name in with_volume} == services_that_keep_files()
+
+
+@needs_compose
+def test_gpu_overlay_gives_a_gpu_to_the_generator_and_the_trainer(compose: Document) -> None:
+    with_gpu = {name for name, service in compose.items() if "gpu" in json.dumps(service.get("deploy", {}))}
+    assert with_gpu == {"sd_worker", "trainer"}
+    assert all(as_settings(compose[name]["environment"]).device == "cuda" for name in with_gpu)
+
+
+def test_every_variable_named_in_a_deployment_file_is_a_setting() -> None:
+    files = [*COMPOSE_FILES, *DOCKERFILES, *(path for path in ROOT.glob("k8s/**/*") if path.is_file())]
+    named = {name.lower() for file in files for name in re.findall(r"SYNTHCLONE_([A-Z0-9_]+)", file.read_text())}
+    assert named - set(Settings.model_fields) == set()
+
+
+@needs_kubectl
+@each_manifest
+def test_manifests_render_and_pass_strict_validation(folder: Path) -> None:
+    known = [found for found in render_manifests(folder) if found["kind"] not in CUSTOM_KINDS]
+    for document in known:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    assert {"Deployment", "Service", "Job", "ConfigMap", "NetworkPolicy"} <= {found["kind"] for found in known}
+
+
+@needs_kubectl
+@each_manifest
+def test_every_container_has_valid_settings_and_sets_what_has_no_default(folder: Path) -> None:
+    shared = CLUSTER_SECRETS | plain_settings(folder)
+    for name, pod in pods(folder).items():
+        own = {item["name"]: item["value"] for item in pod["containers"][0].get("env", [])}
+        assert as_settings(shared | own).model_fields_set >= SET_BY_DEPLOYMENT, name
+
+
+@needs_kubectl
+@each_manifest
+def test_every_container_is_locked_down(folder: Path) -> None:
+    for name, pod in pods(folder).items():
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not pod["automountServiceAccountToken"]
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@needs_kubectl
+@each_manifest
+def test_every_container_runs_an_image_that_has_a_dockerfile(folder: Path) -> None:
+    images = {container["image"] for pod in pods(folder).values() for container in pod["containers"]}
+    built = {image.split("/")[-1].split(":")[0].replace("-", "_") for image in images}
+    assert built == {path.parent.name for path in DOCKERFILES}
+    assert all(image.rpartition(":")[2][0].isdigit() for image in images)
+
+
+@needs_kubectl
+def test_scaling_query_counts_the_shards_that_need_a_worker(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'scaling.db'}")
+    upgrade(database)
+    states = ("pending", "leased", "failed", "dormant")
+    with database.write() as session:
+        session.add(Recipe(digest="r", recipe={}, model="m"))
+        session.flush()
+        session.add_all(Shard(recipe_digest="r", class_key=s, start_slot=0, stop_slot=9, state=s) for s in states)
+    with database.read() as session:
+        assert session.scalar(text(scaling_query())) == 2
+
+
+def scaling_query() -> str:
+    (scaled,) = [found for found in render_manifests(MANIFESTS[1]) if found["kind"] == "ScaledObject"]
+    return str(scaled["spec"]["triggers"][0]["metadata"]["query"])

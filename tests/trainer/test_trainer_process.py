@@ -1,0 +1,96 @@
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from services.trainer.child import read_ending
+from services.trainer.consumer import make_consumer
+from services.trainer.launch import launcher_command
+from services.trainer.ranks import Ranks
+from services.trainer.run import Place, train
+from shared.database import Database
+from shared.job_consumer import JobConsumer
+from shared.settings import Settings
+from shared.storage import LocalStore
+
+from .rows import add_job, add_training, claim, read_job, tiny_request
+
+
+@pytest.fixture
+def consumer(settings: Settings, database: Database) -> Iterator[JobConsumer]:
+    consumer = make_consumer(settings)
+    yield consumer
+    consumer.close()
+
+
+def test_a_queued_training_becomes_an_encoder(consumer: JobConsumer, database: Database, store: LocalStore) -> None:
+    row = add_training(database, tiny_request())
+
+    assert consumer.work(threading.Event())
+
+    job = read_job(database, row)
+    assert (job.state, job.done, job.total) == ("succeeded", 4, 4)
+    assert job.result is not None
+    assert store.size(str(job.result["encoder_key"]))
+    assert not consumer.work(threading.Event())
+
+
+def test_a_stopped_trainer_gives_the_training_back_with_its_checkpoint(
+    consumer: JobConsumer, database: Database
+) -> None:
+    row = add_training(database, tiny_request(steps=100_000))
+    stop = threading.Event()
+    worker = threading.Thread(target=consumer.work, args=(stop,))
+    worker.start()
+    wait_for_progress(database, row)
+
+    stop.set()
+    worker.join()
+
+    job = read_job(database, row)
+    assert (job.state, job.attempts, job.lease_owner) == ("queued", 0, None)
+    assert job.checkpoint is not None
+    assert int(str(job.checkpoint["step"])) >= job.done >= 10
+
+
+def wait_for_progress(database: Database, row: str) -> None:
+    deadline = time.monotonic() + 60
+    while read_job(database, row).done == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_crash_in_the_last_attempt_fails_the_training(consumer: JobConsumer, database: Database) -> None:
+    row = add_job(database, "training", state="queued", spec={"made by": "another version"})
+    consumer.work(threading.Event())
+    job = read_job(database, row)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert "exit code 1; see the trainer's log" in str(job.error["detail"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_that_one_would(
+    place: Place, alone: Ranks, database: Database, tmp_path: Path
+) -> None:
+    request = tiny_request(
+        architecture="test_vit", optimizer="sgd", steps=10
+    )  # no batch statistics, which ranks keep apart
+    add_training(database, request)
+    expected = train(place, claim(database), alone, threading.Event())
+    add_training(database, request)
+    lease = claim(database)
+
+    subprocess.run(launcher_command(2, [lease.job_id, str(lease.fence), str(tmp_path)]), check=True, timeout=120)
+
+    ending = read_ending(tmp_path)
+    assert ending is not None
+    assert ending.result is not None
+    assert expected is not None
+    one, two = (load(place.store.get(str(result["encoder_key"]))) for result in (expected, ending.result))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)

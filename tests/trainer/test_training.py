@@ -1,0 +1,156 @@
+import threading
+
+from shared.vision.networks import EncoderCard
+
+import pytest
+import torch
+from safetensors.torch import load
+from sqlalchemy import select, update
+
+from services.trainer.ranks import Ranks
+from services.trainer.run import Place, train
+from shared.errors import CorruptObject, LostLease, Rejected
+from shared.job_leases import JobLease
+from shared.tables import Job, JsonObject, Metric
+
+from .rows import DIGITS, Shard, add_dataset, add_training, claim, flat, read_job, tiny_request
+
+
+def run(place: Place, ranks: Ranks, lease: JobLease, stop: threading.Event | None = None) -> JsonObject | None:
+    return train(place, lease, ranks, stop or threading.Event())
+
+
+def weights(place: Place, result: JsonObject | None) -> dict[str, torch.Tensor]:
+    assert result is not None
+    return load(place.store.get(str(result["encoder_key"])))
+
+
+def add_resumed(place: Place, other: str, **fields: object) -> str:
+    """A training that starts where the checkpoint of another one is."""
+    row = add_training(place.database, tiny_request(**fields))
+    with place.database.write() as session:
+        session.execute(update(Job).where(Job.id == row).values(checkpoint=read_job(place.database, other).checkpoint))
+    return row
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_resumed_training_ends_with_the_very_same_weights(place: Place, alone: Ranks, optimizer: str) -> None:
+    fields = {"steps": 40, "checkpoint_steps": 20, "optimizer": optimizer, "learning_rate": 0.01}
+    straight = add_training(place.database, tiny_request(**fields))
+    expected = weights(place, run(place, alone, claim(place.database)))
+    resumed = add_resumed(place, straight, **fields)
+    lease = claim(place.database)
+
+    found = weights(place, run(place, alone, lease))
+
+    assert lease.job_id == resumed
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    with place.database.read() as session:
+        assert session.scalars(select(Metric.step).where(Metric.job_id == resumed)).first() == 30
+
+
+def test_a_damaged_checkpoint_means_starting_again(place: Place, alone: Ranks) -> None:
+    fields = {"steps": 20, "checkpoint_steps": 10}
+    first = add_training(place.database, tiny_request(**fields))
+    expected = weights(place, run(place, alone, claim(place.database)))
+    checkpoint = read_job(place.database, first).checkpoint
+    assert checkpoint is not None
+    place.store.put(str(checkpoint["key"]), b"damaged")
+    add_resumed(place, first, **fields)
+
+    found = weights(place, run(place, alone, claim(place.database)))
+
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_training_told_to_stop_leaves_a_checkpoint_of_its_last_step(place: Place, alone: Ranks) -> None:
+    row = add_training(place.database, tiny_request(steps=1000))
+    stop = threading.Event()
+    stop.set()
+
+    assert run(place, alone, claim(place.database), stop) is None
+
+    checkpoint = read_job(place.database, row).checkpoint
+    assert checkpoint is not None
+    assert checkpoint["step"] == 1
+
+
+def test_only_the_last_two_checkpoints_are_kept(place: Place, alone: Ranks) -> None:
+    row = add_training(place.database, tiny_request(steps=5, checkpoint_steps=1))
+    run(place, alone, claim(place.database))
+    folder = f"trainings/{row}/checkpoints"
+    assert list(place.store.keys(folder)) == [f"{folder}/0000000{step}-1.safetensors" for step in (3, 4)]
+
+
+def test_a_trainer_that_lost_its_lease_writes_nothing_that_counts(place: Place, alone: Ranks) -> None:
+    row = add_training(place.database, tiny_request(steps=10, checkpoint_steps=5))
+    late = claim(place.database)
+    with place.database.write() as session:
+        session.execute(update(Job).where(Job.id == row).values(fence=late.fence + 1))
+
+    with pytest.raises(LostLease):
+        run(place, alone, late)
+
+    with place.database.read() as session:
+        assert session.scalars(select(Metric)).all() == []
+    assert (read_job(place.database, row).checkpoint, read_job(place.database, row).done) == (None, 0)
+
+
+def test_the_card_tells_what_the_encoder_is(place: Place, alone: Ranks) -> None:
+    shards = [Shard("b", [flat(200)] * 3, take=3), Shard("a", [flat(50)] * 3, take=3)]
+    dataset = add_dataset(place.database, place.store, shards)
+    row = add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("b", "a"))
+
+    result = run(place, alone, claim(place.database))
+
+    assert result is not None
+    card = EncoderCard.model_validate_json(place.store.get(str(result["card_key"])))
+    assert (card.training, card.class_ids, card.image_size, card.images) == (row, ("b", "a"), 32, 6)
+    assert card.recipe_digests == ("digest-of-the-recipe",)
+
+
+def test_curves_are_stored_as_lines(place: Place, alone: Ranks) -> None:
+    add_training(place.database, tiny_request(steps=12, learning_rate=0.5))
+    result = run(place, alone, claim(place.database))
+    assert result is not None
+    lines = place.store.get(str(result["metrics_key"])).splitlines()
+    assert [line.split(b",")[0] for line in lines] == [b'{"step": 10', b'{"step": 12']
+
+
+def test_a_corrupt_shard_is_named(place: Place, alone: Ranks) -> None:
+    dataset = add_dataset(place.database, place.store, [Shard("a", [flat(50)], take=1)])
+    place.store.put("images/0.tar", b"other bytes")
+    add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("a",))
+    with pytest.raises(CorruptObject, match=r"images/0\.tar has sha256 .*, committed was"):
+        run(place, alone, claim(place.database))
+
+
+def test_datasets_with_other_classes_are_refused(place: Place, alone: Ranks) -> None:
+    dataset = add_dataset(place.database, place.store, [Shard("a", [flat(50)], take=1)])
+    add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("b",))
+    with pytest.raises(Rejected, match=r"has 1 classes \(a\), the training was made for 1 \(b\)"):
+        run(place, alone, claim(place.database))
+
+
+def test_real_images_of_other_classes_are_refused(place: Place, alone: Ranks) -> None:
+    add_training(place.database, tiny_request(), class_ids=DIGITS[::-1])
+    with pytest.raises(Rejected, match="digits-train has the classes"):
+        run(place, alone, claim(place.database))
+
+
+def test_an_unknown_architecture_is_answered_with_close_names(place: Place, alone: Ranks) -> None:
+    add_training(place.database, tiny_request(architecture="resnet51"))
+    with pytest.raises(Rejected, match="unknown architecture 'resnet51'; close names: resnet"):
+        run(place, alone, claim(place.database))
+
+
+def test_an_architecture_that_cannot_take_the_images_is_refused(place: Place, alone: Ranks) -> None:
+    add_training(place.database, tiny_request(architecture="test_vit", image_size=33))
+    with pytest.raises(Rejected, match="'test_vit' cannot take images of 33 x 33"):
+        run(place, alone, claim(place.database))
+
+
+def test_a_diverging_training_ends_with_advice(place: Place, alone: Ranks) -> None:
+    add_training(place.database, tiny_request(steps=30, optimizer="sgd", learning_rate=1000))
+    with pytest.raises(Rejected, match=r"lower learning_rate \(1000\.0\)"):
+        run(place, alone, claim(place.database))
