@@ -105,7 +105,7 @@ def time_get(client: httpx2.Client, location: str) -> float:
 
 
 def machine() -> dict[str, str | int | None]:
-    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
 
 
 def main() -> None:

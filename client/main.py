@@ -17,6 +17,7 @@ from .console import Options, options, write_line
 from .doctor import doctor
 from .learning import evaluate, results, train
 from .setup import lexicon, load_settings, migrate
+from .watching import INTERRUPTED
 from .work import cancel, jobs, retry, watch_job
 
 GLOBAL_FLAGS = ("--json", "--quiet", "--no-color", "-v")
@@ -83,7 +84,11 @@ def demo(
     from services.standalone.demo.run import run_demo
 
     chosen = options(context)
-    report = run_demo(DemoPlan(), data, chosen.messages)
+    try:
+        report = run_demo(DemoPlan(), data, chosen.messages)
+    except KeyboardInterrupt as error:
+        chosen.say(f"stopped; what is finished stays in {data}. Go on with: synthclone demo --data {data}")
+        raise typer.Exit(INTERRUPTED) from error
     if chosen.as_json:
         write_line(report.model_dump_json())
         return

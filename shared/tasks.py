@@ -100,6 +100,7 @@ class CeleryWorker:
         self._make_consumer = make_consumer
         self._consumer: Consumer | None = None
         self.app.task(name=kind, ignore_result=True)(self.answer)
+        stop_file(os.getpid()).unlink(missing_ok=True)  # a container's process ids repeat after a restart
         worker_process_init.connect(self.start_child, weak=False)
         worker_process_shutdown.connect(self.end_child, weak=False)
         worker_shutting_down.connect(self.tell_child, weak=False)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import uvicorn
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import delete
 
 from services.prompt_api.__main__ import Server, listen
 from services.prompt_api.app import create_app
@@ -43,6 +43,8 @@ def postgres_url() -> Iterator[str]:
     created = subprocess.run(["createdb", name], capture_output=True, text=True, check=False)
     if created.returncode != 0:
         pytest.skip(f"PostgreSQL does not answer: {created.stderr.strip()}")
+    hasty = f"ALTER DATABASE {name} SET synchronous_commit = off"
+    subprocess.run(["psql", "--quiet", "--command", hasty, name], check=True)
     yield f"postgresql:///{name}"
     subprocess.run(["dropdb", "--force", name], check=True)
 
@@ -71,13 +73,10 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def empty(database: Database) -> None:
-    names = [table.name for table in reversed(Base.metadata.sorted_tables)]
+    # On tables of a few rows DELETE is faster than TRUNCATE, which makes new files.
     with database.engine.begin() as connection:
-        if database.is_sqlite:
-            for name in names:
-                connection.execute(text(f"DELETE FROM {name}"))
-        else:
-            connection.execute(text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(delete(table))
 
 
 def changed(settings: Settings, **changes: object) -> Settings:

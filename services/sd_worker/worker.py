@@ -24,7 +24,7 @@ from shared.storage import ObjectStore, open_store
 from shared.tasks import attempt
 from shared.workers import Presence
 
-from .generate import Drawing, ShardWork, Slot, next_batch, take_images
+from .generate import ShardWork, Slot, next_batch, take_images
 from .health import Readiness
 from .keeper import LeaseKeeper
 from .pipeline import Generator
@@ -152,20 +152,20 @@ class ShardWorker:
 
     def draw_batch(self) -> int:
         """Draw one batch; if that fails, every shard in it loses this attempt. Returns the images drawn."""
-        batch = [
-            (slot, self.works[slot.shard_id].drawing(slot)) for slot in next_batch(self.queue, self.settings.batch_size)
-        ]
-        shard_ids = {slot.shard_id for slot, _ in batch}
+        batch = next_batch(self.queue, self.settings.batch_size)
+        shard_ids = {slot.shard_id for slot in batch}
         done = attempt(partial(self.draw, batch), on_failure=partial(self.give_up, shard_ids))
         return len(batch) if done else 0
 
-    def draw(self, batch: list[tuple[Slot, Drawing]]) -> None:
+    def draw(self, batch: list[Slot]) -> None:
         assert self.generator is not None
-        recipe = self.works[batch[0][0].shard_id].recipe
-        prompts = [drawing.prompt.text for _, drawing in batch]
-        images = self.generator[1].draw(prompts, [drawing.seed for _, drawing in batch], recipe)
+        recipe = self.works[batch[0].shard_id].recipe
+        drawings = [self.works[slot.shard_id].drawing(slot) for slot in batch]
+        prompts = [drawing.prompt.text for drawing in drawings]
+        images = self.generator[1].draw(prompts, [drawing.seed for drawing in drawings], recipe)
+        again = take_images(self.works, list(zip(batch, drawings, strict=True)), images)
         # Rejected slots go first: their shard is the one nearest to completion.
-        self.queue.extendleft(reversed(take_images(self.works, batch, images)))
+        self.queue.extendleft(reversed(again))
 
     def give_up(self, shard_ids: set[int], reason: str) -> None:
         for lease in self.forget(shard_ids):

@@ -13,7 +13,6 @@ from shared.errors import ConfigurationError
 from shared.lexicon import build_lexicon
 from shared.migrate import migrate
 from shared.settings import Settings
-from shared.wordnet import fetch_wordnet
 
 logger = logging.getLogger(__name__)
 PROBE_BYTES = 1_048_576
@@ -85,5 +84,8 @@ def migrate_database(settings: Settings) -> None:
 def build_missing_lexicon(settings: Settings) -> None:
     if settings.lexicon_path.exists():
         return
+    # Only building needs NLTK, which takes longer to load than everything else here.
+    from shared.wordnet import fetch_wordnet
+
     logger.info("building the lexicon, once", extra={"path": str(settings.lexicon_path)})
     build_lexicon(fetch_wordnet(settings.lexicon_path.parent / "wordnet"), settings.lexicon_path)

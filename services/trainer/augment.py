@@ -2,12 +2,12 @@
 
 import math
 
+from shared.vision.images import resized, squared
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from shared.vision.images import resized, squared
 
 SMALL_IMAGE = 64  # pixels; below it, crops that change the scale lose too much of what is there
 SCALES = (0.25, 1.0)

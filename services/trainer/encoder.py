@@ -2,14 +2,15 @@
 
 import hashlib
 
+from shared.vision.images import MEAN, STD
+from shared.vision.networks import EncoderCard, library_versions
+
 from safetensors.torch import save
 
 from shared.job_leases import JobLease
 from shared.specs import TrainingSpec
 from shared.storage import ObjectStore
 from shared.tables import JsonObject
-from shared.vision.images import MEAN, STD
-from shared.vision.networks import EncoderCard, library_versions
 
 from .batches import Stream
 from .journal import Journal

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from shared.vision.images import decode
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor
 
 from shared.errors import Rejected
 from shared.shards import HEAD_BYTES, read_index
-from shared.vision.images import decode
 
 from .manifest import ManifestShard
 

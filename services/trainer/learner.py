@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+from shared.vision.images import normalised
+from shared.vision.networks import create_network, with_shared_statistics
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shared.specs import TrainingRequest
-from shared.vision.images import normalised
-from shared.vision.networks import create_network, with_shared_statistics
 
 from .ranks import Ranks
 from .schedule import Schedule

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
+from shared.vision.device import choose_device
+
 import torch
 import torch.distributed as dist
-
-from shared.vision.device import choose_device
 
 
 class Ranks(NamedTuple):

@@ -1,9 +1,11 @@
 """One rank of one training, from the job's row to the stored encoder."""
 
 import logging
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +84,14 @@ def resume(learner: Learner, journal: Journal, row: JsonObject | None) -> int:
     return checkpoint.step
 
 
+def stop_with_parent(stop: threading.Event) -> None:
+    """A killed consumer cannot say stop; without it the lease runs out, so a checkpoint must come before that."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+    stop.set()
+
+
 def main(arguments: Sequence[str]) -> None:
     """JOB FENCE FOLDER: what to train, the claim it is trained under, and where to say how it ended."""
     job_id, fence, folder = arguments
@@ -89,6 +99,7 @@ def main(arguments: Sequence[str]) -> None:
     configure_logs(settings.log_format)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=stop_with_parent, args=(stop,), daemon=True).start()
     place = Place(Database(settings.sqlalchemy_url), open_store(settings), settings.cache_dir / "shards")
     with joined(settings.device) as ranks:
         ending = ending_of(lambda: train(place, JobLease(job_id, int(fence), attempts=0), ranks, stop))

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.vision.digits import DigitsSplit, train_digits
+
 from shared.database import Database
 from shared.errors import Rejected
 from shared.realsets import training_set
 from shared.specs import TrainingRequest, TrainingSpec
 from shared.storage import ObjectStore
-from shared.vision.digits import DigitsSplit, train_digits
 
 from .batches import Stream
 from .images import TrainingImages, from_arrays, in_memory, index_shards

@@ -1,36 +1,41 @@
-import json
+import tempfile
 import threading
-from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
-from pydantic import JsonValue
-from sqlalchemy import update
+from torch import Tensor, nn
 
 from services.evaluator.benchmarks import column_order, read_benchmark
 from services.evaluator.consumer import make_consumer
-from services.evaluator.evaluate import Place, evaluate, read_encoder
-from services.evaluator.report import report_benchmark
+from services.evaluator.evaluate import Encoder, Place, evaluate, measure, read_encoder
+from services.evaluator.report import Report
 from services.trainer import run as trainer
 from services.trainer.ranks import Ranks
 from shared.errors import CorruptObject, Rejected
 from shared.job_leases import finish_job
+from shared.realsets import benchmark
+from shared.settings import Settings
 from shared.specs import EvaluationRequest, EvaluationSpec
-from shared.tables import Job
 from tests.trainer.rows import DIGITS, Shard, add_dataset, add_job, add_training, claim, flat, read_job, tiny_request
+
+CPU = torch.device("cpu")
 
 
 def add_trained(place: Place, **fields: object) -> str:
-    """A finished training of a network too small and too briefly trained to be good."""
-    class_ids = tuple(str(each) for each in fields.pop("class_ids", DIGITS))  # type: ignore[attr-defined]
-    row = add_training(place.database, tiny_request(**fields), class_ids=class_ids)
+    row = add_training(place.database, tiny_request(**fields))
+    finish_training(place)
+    return row
+
+
+def finish_training(place: Place) -> None:
     lease = claim(place.database)
-    where = trainer.Place(place.database, place.store, place.store.root / "cache")  # type: ignore[attr-defined]
-    result = trainer.train(where, lease, Ranks(0, 1, torch.device("cpu")), threading.Event())
+    with tempfile.TemporaryDirectory() as cache_dir:
+        where = trainer.Place(place.database, place.store, Path(cache_dir))
+        result = trainer.train(where, lease, Ranks(0, 1, CPU), threading.Event())
     assert result is not None
     with place.database.write() as session:
         finish_job(session, lease, result)
-    return row
 
 
 def add_evaluation(place: Place, training: str) -> str:
@@ -38,10 +43,80 @@ def add_evaluation(place: Place, training: str) -> str:
     return add_job(place.database, "evaluation", state="queued", spec=spec.model_dump(mode="json"))
 
 
-def report_of(place: Place, training: str) -> dict[str, JsonValue]:
+def test_a_trained_encoder_is_better_than_chance_on_real_digits(place: Place) -> None:
+    training = add_trained(place, steps=40, batch_size=32)
     add_evaluation(place, training)
     result = evaluate(place, claim(place.database, "evaluation"), ())
     assert result is not None
-    report = json.loads(place.store.get(str(result["report_key"])))
-    assert isinstance(report, dict)
-    return report
+    report = Report.model_validate_json(place.store.get(str(result["report_key"])))
+    assert (report.training, report.benchmarks[0].name, report.benchmarks[0].images) == (training, "digits", 540)
+    assert report.benchmarks[0].top1 > 0.5  # one in ten by chance
+
+
+def test_the_numbers_of_a_report_agree_with_each_other(place: Place) -> None:
+    training = add_trained(place)
+    encoder = read_encoder(place, training)
+    report = measure(encoder, read_benchmark("digits"), CPU, ())
+    assert report is not None
+    hits = sum(report.confusion[label][label] for label in range(10))
+    assert report.top1 == hits / 540
+    assert report.interval[0] < report.top1 < report.interval[1]
+    assert sum((each.accuracy or 0) * each.images for each in report.per_class) == pytest.approx(hits)
+    assert [sum(row) for row in report.confusion] == [each.images for each in report.per_class]
+
+
+class Reversed(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.flip(1)
+
+
+def test_an_encoder_that_orders_its_classes_otherwise_has_the_same_report(place: Place) -> None:
+    encoder = read_encoder(place, add_trained(place))
+    card = encoder.card.model_copy(update={"class_ids": DIGITS[::-1], "class_names": encoder.card.class_names[::-1]})
+    other = Encoder(card, encoder.sha256, nn.Sequential(encoder.network, Reversed()))
+    digits = read_benchmark("digits")
+    assert measure(other, digits, CPU, ()) == measure(encoder, digits, CPU, ())
+
+
+def test_an_encoder_of_other_classes_is_refused(place: Place) -> None:
+    dataset = add_dataset(place.database, place.store, [Shard("a", [flat(9)], take=1), Shard(DIGITS[0], [flat(8)], 1)])
+    training = add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("a", DIGITS[0]))
+    finish_training(place)
+    with pytest.raises(Rejected, match=r"the encoder lacks .* and 4 more, the benchmark lacks a;"):
+        column_order(read_encoder(place, training).card, benchmark("digits"))
+
+
+def test_changed_weights_are_refused(place: Place) -> None:
+    training = add_trained(place)
+    result = read_job(place.database, training).result
+    assert result is not None
+    place.store.put(str(result["encoder_key"]), b"other weights")
+    with pytest.raises(CorruptObject, match="has sha256"):
+        read_encoder(place, training)
+
+
+def test_a_training_without_encoder_is_refused_with_its_state(place: Place) -> None:
+    training = add_training(place.database, tiny_request())
+    with pytest.raises(Rejected, match=f"training {training} is queued and has no encoder"):
+        read_encoder(place, training)
+
+
+def test_an_evaluation_told_to_stop_reports_nothing(place: Place) -> None:
+    add_evaluation(place, add_trained(place))
+    stop = threading.Event()
+    stop.set()
+    assert evaluate(place, claim(place.database, "evaluation"), (stop,)) is None
+    assert list(place.store.keys("evaluations/")) == []
+
+
+def test_a_queued_evaluation_ends_with_its_summary(place: Place, settings: Settings) -> None:
+    row = add_evaluation(place, add_trained(place))
+    consumer = make_consumer(settings)
+
+    assert consumer.work(threading.Event())
+
+    consumer.close()
+    job = read_job(place.database, row)
+    assert (job.state, job.done, job.total) == ("succeeded", 1, 1)
+    assert job.result is not None
+    assert job.result["summary"] == {"digits": {"top1": pytest.approx(0.1, abs=0.2), "n": 540}}

@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 from sqlalchemy import func, select
 
+from shared.classes import ClassText
 from shared.database import Database
+from shared.prompts import parse_prompt, used_text
+from shared.seeds import class_key
 from shared.specs import DatasetSpec
 from shared.tables import DatasetClass, Event, IdempotencyKey, Job, Recipe
 
@@ -49,7 +52,9 @@ def test_the_rows_hold_a_frozen_spec_texts_and_a_first_event(api: httpx2.Client,
     assert spec.recipe.digest == spec.recipe_digest == recipe.digest
     assert (spec.recipe.scheduler, spec.recipe.steps, spec.recipe.width) == ("dpm++", 15, 32)
     assert (zero.class_id, zero.total, zero.planned) == ("n13742358", 32, 0)
-    assert zero.class_key.startswith("n13742358-")
+    used = used_text(parse_prompt("description"), ClassText.model_validate(zero.text))
+    assert zero.class_key == class_key("n13742358", used)
+    assert used["description"]
     assert [(event.type, event.payload) for event in events] == [("state", {"state": "queued"})]
 
 

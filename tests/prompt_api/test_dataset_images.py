@@ -132,7 +132,15 @@ def give_another_index(data: bytes) -> bytes:
     return data.replace(b"comment=[[", b"comment=[{", 1)
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, lose_the_index, give_another_index, None])
+def give_a_number_as_index(data: bytes) -> bytes:
+    index = data[data.index(b"comment=[[") + 8 : data.index(b"]]") + 2]
+    return data.replace(index, b"5".ljust(len(index)), 1)
+
+
+DAMAGES = [flip_a_byte, cut_short, lose_the_index, give_another_index, give_a_number_as_index, None]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_object_is_a_409_and_never_an_image(
     api: httpx2.Client, database: Database, store: LocalStore, dataset: str, damage: object
 ) -> None:

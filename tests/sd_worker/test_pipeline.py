@@ -34,7 +34,9 @@ def generator() -> Generator:
 
 @pytest.fixture(scope="module")
 def reference() -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None, requires_safety_checker=False)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        FOLDER, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

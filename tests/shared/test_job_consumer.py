@@ -100,7 +100,7 @@ def test_an_absent_part_of_the_service_makes_the_worker_wait(
 
 def test_a_worker_at_work_is_busy(database: Database, work_once: Callable[[Work], bool]) -> None:
     add_evaluation(database)
-    busy = []
+    busy: list[bool] = []
 
     def look(lease: JobLease, stop_events: Sequence[threading.Event]) -> Ending:
         with database.read() as session:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from shared.vision.digits import DIGIT_WNIDS, train_digits
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,6 @@ from services.standalone.demo_model.networks import build_autoencoder, build_pip
 from services.standalone.demo_model.tokenizer import byte_symbols, learn_merges, train_tokenizer
 from shared.prompts import places
 from shared.settings import PROJECT_ROOT
-from shared.vision.digits import DIGIT_WNIDS, train_digits
 
 MODEL = PROJECT_ROOT / "models/digits-sd"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,11 +16,13 @@ import httpx2
 import pytest
 
 from client import Client
-from shared.settings import PROJECT_ROOT
+from services.standalone.folder import build_missing_lexicon
+from shared.settings import PROJECT_ROOT, Settings
 from tests.processes import Processes, wait_until
 
 CURL = '{"classes":"digits","prompt":"description","scale":2,"images_per_class":32}'
 UP = [sys.executable, "-m", "client.main", "up"]
+WORDNET = PROJECT_ROOT / "data/wordnet"
 MODEL = PROJECT_ROOT / "models/digits-sd/model_index.json"
 
 
@@ -60,6 +63,18 @@ def test_data_folder_that_cannot_be_written_to_exits_with_78() -> None:
     assert "/proc/synthclone" in done.stderr
 
 
+def test_full_disk_exits_with_78_and_says_so(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        done = up(tmp_path / "data")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert done.returncode == 78
+    assert "free some space" in done.stderr
+
+
 def test_newer_database_exits_with_78_and_stays_untouched(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "synthclone.db")) as database:
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
@@ -83,6 +98,17 @@ def test_settings_of_a_cluster_are_refused(tmp_path: Path) -> None:
     done = up(tmp_path, SYNTHCLONE_REDIS_URL="redis://127.0.0.1:1")
     assert done.returncode == 78
     assert "SYNTHCLONE_REDIS_URL" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WORDNET.is_dir(), reason="WordNet is not in the data folder")
+def test_missing_lexicon_is_built_as_the_command_builds_it(tmp_path: Path, lexicon_path: Path) -> None:
+    shutil.copytree(WORDNET, tmp_path / "wordnet")
+    build_missing_lexicon(Settings(data_dir=tmp_path, lexicon_path=tmp_path / "lexicon.json"))
+    command = [sys.executable, "-m", "client.main", "lexicon", "build", "--output", str(tmp_path / "other.json")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "lexicon.json").read_bytes() == lexicon_path.read_bytes()
+    assert (tmp_path / "other.json").read_bytes() == lexicon_path.read_bytes()
 
 
 class Running:

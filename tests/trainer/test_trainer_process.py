@@ -1,7 +1,8 @@
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_stopped_trainer_gives_the_training_back_with_its_checkpoint(
     stop = threading.Event()
     worker = threading.Thread(target=consumer.work, args=(stop,))
     worker.start()
-    wait_for_progress(database, row)
+    wait_for(lambda: read_job(database, row).done > 0)
 
     stop.set()
     worker.join()
@@ -58,9 +59,9 @@ def test_a_stopped_trainer_gives_the_training_back_with_its_checkpoint(
     assert int(str(job.checkpoint["step"])) >= job.done >= 10
 
 
-def wait_for_progress(database: Database, row: str) -> None:
-    deadline = time.monotonic() + 60
-    while read_job(database, row).done == 0:
+def wait_for(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not fact():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -72,6 +73,21 @@ def test_a_crash_in_the_last_attempt_fails_the_training(consumer: JobConsumer, d
     assert job.state == "failed"
     assert job.error is not None
     assert "exit code 1; see the trainer's log" in str(job.error["detail"])
+
+
+@pytest.mark.slow
+def test_the_training_of_a_killed_trainer_saves_itself_and_ends(database: Database) -> None:
+    row = add_training(database, tiny_request(steps=100_000))
+    trainer = subprocess.Popen([sys.executable, "-m", "services.trainer"])
+    wait_for(lambda: read_job(database, row).done > 0)
+
+    trainer.kill()
+    trainer.wait()
+
+    wait_for(lambda: read_job(database, row).checkpoint is not None)
+    done = read_job(database, row).done
+    time.sleep(2)
+    assert read_job(database, row).done == done
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ def run(place: Place, ranks: Ranks, lease: JobLease, stop: threading.Event | Non
 
 def weights(place: Place, result: JsonObject | None) -> dict[str, torch.Tensor]:
     assert result is not None
-    return load(place.store.get(str(result["encoder_key"])))
+    loaded: dict[str, torch.Tensor] = load(place.store.get(str(result["encoder_key"])))
+    return loaded
 
 
 def add_resumed(place: Place, other: str, **fields: object) -> str:

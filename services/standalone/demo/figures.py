@@ -37,6 +37,7 @@ def draw_bars(rows: Sequence[Row], path: Path) -> None:
     start = axis_start(rows)
     draw_each(axes, rows)
     axes.set_ylim(start, 102)
+    axes.set_yticks(range(start, 101, 5 if start else 20))
     said = f", axis starts at {start} %" if start else ""
     axes.set_ylabel(f"top-1 (%) on {rows[0].n_test} real test digits{said}")
     axes.set_title(f"Mean of {len(rows[0].top1)} seeds, error bars: standard deviation", fontsize=9)

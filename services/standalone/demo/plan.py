@@ -19,6 +19,14 @@ class DemoPlan:
     steps: int = 300
     batch_size: int = 64
 
+    @property
+    def words(self) -> str:
+        seeds = ", ".join(map(str, self.seeds))
+        return (
+            f"Every row: {self.architecture}, {self.steps} steps of {self.batch_size} images, seeds {seeds}; "
+            f"synthetic images from class description prompts, {self.images_per_class} per class."
+        )
+
     def dataset(self, guidance: float) -> DatasetRequest:
         return DatasetRequest.model_validate(
             {

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from shared.vision.digits import train_digits
+
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,7 +22,6 @@ from services.standalone.folder import check_writable
 from services.standalone.supervisor import Supervisor
 from services.standalone.up import TEND_SECONDS, address, await_ready, services
 from shared.settings import Settings
-from shared.vision.digits import train_digits
 
 from .chain import Branch, ask, jobs_of, read_row
 from .figures import Column, decoded, draw_bars, draw_samples
@@ -39,7 +40,7 @@ def run_demo(plan: DemoPlan, folder: Path, console: Console) -> Report:
     with running(settings, folder / "services.log", console) as supervisor, Client(address(settings)) as client:
         branches = ask(client, plan)
         jobs = wait(client, branches, supervisor, console)
-        report = make_report(client, branches, jobs)
+        report = make_report(client, plan, branches, jobs)
         columns = [*(synthetic_samples(client, branch) for branch in branches if branch.dataset), real_samples()]
         write(report, columns, folder)
     return report
@@ -81,10 +82,11 @@ def progress_bars(console: Console) -> Progress:
     )
 
 
-def make_report(client: Client, branches: Sequence[Branch], jobs: Sequence[Job]) -> Report:
+def make_report(client: Client, plan: DemoPlan, branches: Sequence[Branch], jobs: Sequence[Job]) -> Report:
     rows = tuple(read_row(client, branch) for branch in branches)
     return Report(
         rows=rows,
+        setup=plan.words,
         seconds={verb: covered_seconds([job for job in jobs if job.kind == kind]) for kind, verb in PHASES.items()},
         machine=machine(),
         versions={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},

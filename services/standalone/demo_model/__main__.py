@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from random import Random
 
+from shared.vision.digits import DIGIT_WNIDS, IMAGE_SIZE, DigitsSplit, train_digits
+
 import torch
 
 from shared.lexicon import load_lexicon
 from shared.logs import configure_logs
 from shared.settings import PROJECT_ROOT, Settings
-from shared.vision.digits import DIGIT_WNIDS, IMAGE_SIZE, DigitsSplit, train_digits
 
 from .autoencoder import train_autoencoder
 from .card import ModelCard, installed_versions, write_card

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shared.vision.digits import DigitsSplit, test_digits, train_digits
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,8 +12,6 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from sklearn.svm import SVC
 from torch import Tensor
-
-from shared.vision.digits import DigitsSplit, test_digits, train_digits
 
 from .card import GUIDANCE, STEPS
 from .corpus import DigitText, held_out_places

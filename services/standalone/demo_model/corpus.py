@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
+from shared.vision.digits import DIGIT_WNIDS
+
 from shared.lexicon import Lexicon
 from shared.prompts import places
-from shared.vision.digits import DIGIT_WNIDS
 
 # Prompt forms with their shares: the strategies that users ask for, then phrases found in custom templates.
 FORMS = {

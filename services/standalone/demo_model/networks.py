@@ -1,9 +1,9 @@
 """The parts of `digits-sd`: Stable Diffusion 1.4's classes, made small."""
 
+from shared.vision.digits import IMAGE_SIZE
+
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from shared.vision.digits import IMAGE_SIZE
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = 8

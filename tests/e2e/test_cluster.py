@@ -1,0 +1,139 @@
+"""The whole chain with the cluster's parts: PostgreSQL, Redis, Celery workers and an S3 server, all real."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+import webdataset
+
+from services.prompt_api.keys import create_key
+from shared.database import Database
+from shared.migrate import migrate
+from shared.settings import Settings
+from shared.storage import S3Store
+from tests.processes import Processes, wait_until
+from tests.s3_servers import ACCESS_KEY, SECRET_KEY, free_port, has_radosgw, moto, radosgw
+
+REDIS_DATABASE = 9
+DIGITS = {"classes": "digits", "prompt": "description", "scale": 2, "images_per_class": 20, "steps": 4}
+TRAINING = {
+    "architecture": "test_resnet",
+    "steps": 60,
+    "optimizer": "adamw",
+    "learning_rate": 0.002,
+    "flip": False,
+    "checkpoint_steps": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """radosgw where the Ceph packages are installed, else moto."""
+    with radosgw(tmp_path_factory.mktemp("ceph")) if has_radosgw() else moto() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    url = f"redis://127.0.0.1:6379/{REDIS_DATABASE}"
+    client = redis.Redis.from_url(url)
+    try:
+        client.flushdb()
+    except redis.exceptions.ConnectionError as error:
+        pytest.skip(f"Redis does not answer: {error}")
+    yield url
+    client.flushdb()
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str, broker: str, s3_address: str, lexicon_path: Path
+) -> Iterator[httpx2.Client]:
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = {
+        "SYNTHCLONE_MODE": "cluster",
+        "SYNTHCLONE_AUTH": "keys",
+        "SYNTHCLONE_KEY_PEPPER": secrets.token_hex(16),
+        "SYNTHCLONE_API_PORT": str(free_port()),
+        "SYNTHCLONE_DATA_DIR": str(folder / "scratch"),
+        "SYNTHCLONE_LEXICON_PATH": str(lexicon_path),
+        "SYNTHCLONE_DATABASE_URL": postgres_url,
+        "SYNTHCLONE_REDIS_URL": broker,
+        "SYNTHCLONE_S3_ENDPOINT": s3_address,
+        "SYNTHCLONE_S3_SECURE": "false",
+        "SYNTHCLONE_S3_BUCKET": f"cluster-{secrets.token_hex(4)}",
+        "SYNTHCLONE_S3_ACCESS_KEY": ACCESS_KEY,
+        "SYNTHCLONE_S3_SECRET_KEY": SECRET_KEY,
+        "SYNTHCLONE_RING_AGAIN_SECONDS": "5",
+    }
+    settings = settings_of(environment)
+    migrate(settings)
+    with Database(settings.sqlalchemy_url).write() as session:
+        assert settings.key_pepper is not None
+        key = create_key(session, "default", pepper=settings.key_pepper)
+    with Processes(folder, environment) as processes:
+        processes.module("services.prompt_api")
+        processes.module("services.dispatcher")
+        processes.celery("services.sd_worker.tasks", "generate")
+        processes.celery("services.trainer.tasks", "train")
+        processes.celery("services.evaluator.tasks", "evaluate")
+        address = f"http://127.0.0.1:{environment['SYNTHCLONE_API_PORT']}"
+        with httpx2.Client(base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
+            client.settings = settings  # type: ignore[attr-defined]
+            wait_until(lambda: answers(client), seconds=60, what="the API")
+            yield client
+
+
+def settings_of(environment: dict[str, str]) -> Settings:
+    return Settings.model_validate(
+        {name.removeprefix("SYNTHCLONE_").lower(): value for name, value in environment.items()}
+    )
+
+
+def answers(client: httpx2.Client) -> bool | None:
+    try:
+        return True if client.get("/readyz").status_code == 200 else None
+    except httpx2.TransportError:
+        return None
+
+
+def ended(client: httpx2.Client, job_id: str) -> dict[str, object] | None:
+    job: dict[str, object] = client.get(f"/jobs/{job_id}").json()
+    return job if job["terminal"] else None
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.redis
+def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster: httpx2.Client) -> None:
+    dataset = cluster.post("/datasets", json=DIGITS).json()["id"]
+    training = cluster.post("/trainings", json={**TRAINING, "datasets": [dataset]}).json()["id"]
+    evaluation = cluster.post("/evaluations", json={"training": training, "benchmarks": ["digits"]}).json()["id"]
+    jobs = [wait_until(lambda: ended(cluster, evaluation), seconds=240, what="the report")]
+    jobs += [cluster.get(f"/jobs/{job_id}").json() for job_id in (dataset, training)]
+    assert [job["state"] for job in jobs] == ["succeeded"] * 3
+    assert jobs[1]["counts"]["done"] == 200
+    report = cluster.get(f"/evaluations/{evaluation}/report").json()
+    (benchmark,) = report["benchmarks"]
+    assert (benchmark["name"], benchmark["images"]) == ("digits", 540)
+    assert 0.2 < benchmark["top1"] <= 1.0  # ten classes: chance is 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.redis
+def test_the_bucket_holds_webdataset_tars_that_presigned_links_serve(cluster: httpx2.Client, tmp_path: Path) -> None:
+    dataset = cluster.post("/datasets", json=DIGITS).json()["id"]
+    wait_until(lambda: ended(cluster, dataset), seconds=120, what="the dataset")
+    shards = cluster.get(f"/datasets/{dataset}/shards").json()["items"]
+    assert len(shards) == 10
+    for shard in shards:
+        tar = tmp_path / f"{shard['class_id']}.tar"
+        tar.write_bytes(httpx2.get(shard["url"], timeout=30).content)
+        samples = list(webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False))
+        assert len(samples) == 20
+    store = S3Store(cluster.settings)  # type: ignore[attr-defined]
+    assert {shard["key"] for shard in shards} <= set(store.keys("images/"))
