@@ -31,6 +31,7 @@ def celery_app(settings: Settings) -> Celery:
         # Remote control off together with heartbeats off leaves a worker deaf after a Redis restart.
         worker_enable_remote_control=True,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,  # our log handler writes to stderr: redirected into logging it would loop
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=0,
         broker_connection_retry_on_startup=True,

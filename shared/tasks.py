@@ -91,11 +91,16 @@ def watch_stop_file(path: Path, stop: threading.Event) -> None:
 
 
 class CeleryWorker:
-    """The pool child's consumer, made when the child starts so that the parent never loads torch."""
+    """The pool child's consumer, made when the child starts so that the parent never loads torch.
 
-    def __init__(self, kind: Kind, make_consumer: Callable[[Settings], Consumer]) -> None:
+    `module` is where the instance is made: `celery -A` and the spawned child both import it.
+    """
+
+    def __init__(self, kind: Kind, module: str, make_consumer: Callable[[Settings], Consumer]) -> None:
         self.settings = Settings()
         self.app: Celery = celery_app(self.settings)
+        # A spawned child is a fresh interpreter: it must import the module that connects the handlers below.
+        self.app.conf.include = [module]
         self.stop = threading.Event()
         self._make_consumer = make_consumer
         self._consumer: Consumer | None = None

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from shared.vision.digits import DigitsSplit, test_digits
+from shared.vision.networks import EncoderCard
+
 import numpy as np
 import numpy.typing as npt
 
 from shared.errors import Rejected
 from shared.realsets import RealSet, benchmark
-from shared.vision.digits import DigitsSplit, test_digits
-from shared.vision.networks import EncoderCard
 
 READERS: dict[str, Callable[[], DigitsSplit]] = {"digits": test_digits}
 

@@ -1,11 +1,12 @@
 """The consumer of evaluations, which it works on in its own process."""
 
+from shared.vision.device import choose_device
+
 from shared.database import Database
 from shared.endings import ending_of
 from shared.job_consumer import JobConsumer
 from shared.settings import Settings
 from shared.storage import open_store
-from shared.vision.device import choose_device
 
 from .evaluate import Place, evaluate
 

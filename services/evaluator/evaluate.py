@@ -5,6 +5,8 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shared.vision.networks import EncoderCard, library_versions, load_encoder
+
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from shared.job_leases import JobLease, report_progress
 from shared.specs import EvaluationSpec
 from shared.storage import ObjectStore, get_verified
 from shared.tables import Job, JsonObject
-from shared.vision.networks import EncoderCard, library_versions, load_encoder
 
 from .benchmarks import Benchmark, column_order, read_benchmark
 from .predict import predictions

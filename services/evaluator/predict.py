@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from shared.vision.images import normalised, squared
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-
-from shared.vision.images import normalised, squared
 
 BATCH_SIZE = 128
 

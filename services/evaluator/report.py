@@ -1,9 +1,9 @@
 """The report of an evaluation."""
 
+from shared.vision.networks import EncoderCard
+
 from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor
-
-from shared.vision.networks import EncoderCard
 
 from .benchmarks import Benchmark
 from .metrics import confusion_matrix, top_k_hits, wilson_interval

@@ -11,4 +11,4 @@ def make_consumer(settings: Settings) -> Consumer:
     return make(settings)
 
 
-app = CeleryWorker("evaluate", make_consumer).app
+app = CeleryWorker("evaluate", __name__, make_consumer).app

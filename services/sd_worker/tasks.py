@@ -10,4 +10,4 @@ def make_consumer(settings: Settings) -> Consumer:
     return ShardWorker(settings)
 
 
-app = CeleryWorker("generate", make_consumer).app
+app = CeleryWorker("generate", __name__, make_consumer).app

@@ -60,7 +60,7 @@ class Child:
         if self._again_at is None:
             self._again_at = time.monotonic() + self._pause(code)
         elif time.monotonic() >= self._again_at:
-            pass
+            self._start()
 
     def _pause(self, code: int) -> float:
         lived = time.monotonic() - self._started_at

@@ -4,4 +4,4 @@ from shared.tasks import CeleryWorker
 
 from .consumer import make_consumer
 
-app = CeleryWorker("train", make_consumer).app
+app = CeleryWorker("train", __name__, make_consumer).app

@@ -117,6 +117,7 @@ class Running:
     def __init__(self, processes: Processes, data: Path) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.log = processes.folder / "up-0.log"
         self.process = processes.start([*UP, "--data", str(data), "--port", str(port)], "up", {})
         wait_until(self.ready, seconds=90, what="readiness")
 
@@ -158,6 +159,7 @@ def test_stopping_ends_every_service_within_ten_seconds(running: Running, how: s
     running.process.send_signal(how)
     assert running.process.wait(12) == 0
     assert all_gone(list(services.values()))
+    assert "did not stop in time" not in running.log.read_text()
 
 
 @pytest.mark.slow

@@ -83,8 +83,11 @@ def test_only_the_last_two_checkpoints_are_kept(place: Place, alone: Ranks) -> N
     assert list(place.store.keys(folder)) == [f"{folder}/0000000{step}-1.safetensors" for step in (3, 4)]
 
 
-def test_a_trainer_that_lost_its_lease_writes_nothing_that_counts(place: Place, alone: Ranks) -> None:
-    row = add_training(place.database, tiny_request(steps=10, checkpoint_steps=5))
+@pytest.mark.parametrize("checkpoint_steps", [5, 500])
+def test_a_trainer_that_lost_its_lease_writes_nothing_that_counts(
+    place: Place, alone: Ranks, checkpoint_steps: int
+) -> None:
+    row = add_training(place.database, tiny_request(steps=10, checkpoint_steps=checkpoint_steps))
     late = claim(place.database)
     with place.database.write() as session:
         session.execute(update(Job).where(Job.id == row).values(fence=late.fence + 1))

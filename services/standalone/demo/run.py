@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def make_report(client: Client, plan: DemoPlan, branches: Sequence[Branch], jobs
 def covered_seconds(jobs: Sequence[Job]) -> float:
     """Time in which at least one of the jobs ran: phases overlap, and a resumed demo stands still in between."""
     spans = sorted((job.started_at, job.finished_at) for job in jobs if job.started_at and job.finished_at)
-    seconds, end = 0.0, spans[0][0]
+    seconds, end = 0.0, datetime.min.replace(tzinfo=UTC)
     for started, finished in spans:
         seconds += max(0.0, (finished - max(started, end)).total_seconds())
         end = max(end, finished)
