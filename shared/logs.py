@@ -33,5 +33,5 @@ def configure_logs(log_format: Literal["console", "json"], *, level: int = loggi
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "alembic.runtime", "urllib3"):
+    for noisy in ("httpx2", "alembic.runtime", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

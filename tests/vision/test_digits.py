@@ -1,8 +1,8 @@
 from collections import Counter
 
-import numpy as np
-
 from shared.vision import digits  # test_digits by itself would be collected as a test
+
+import numpy as np
 
 
 def test_the_two_parts_are_all_1797_digits_without_overlap() -> None:
