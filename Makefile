@@ -40,11 +40,11 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-up: $(STAMP) ## Start API, dispatcher and workers on this machine, data in data/
-	$(BIN)/synthclone up
+up: ## Start the docker-compose deployment (needs Docker and .env; without Docker: synthclone up)
+	docker compose up --detach --build --wait
 
-down: ## Stop what `make up` started
-	test ! -f data/up.pid || kill $$(cat data/up.pid)
+down: ## Stop the docker-compose deployment; volumes stay
+	docker compose down
 
 migrate: $(STAMP) ## Bring the configured database and bucket up to date
 	$(BIN)/synthclone migrate
@@ -56,4 +56,5 @@ env-example: $(STAMP) ## Write .env.example from the settings
 	$(BIN)/python -c 'from shared.settings import env_example; print(env_example(), end="")' > .env.example
 
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
-	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python -m bench.generate
+	$(BIN)/python -m bench.accept_in1k

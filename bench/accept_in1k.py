@@ -6,7 +6,6 @@ their own on the same server, one after the other, and are asked over a socket.
 
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,8 @@ import httpx2
 
 from shared.database import Database
 from shared.schema import upgrade
+
+from .machine import machine, versions
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "bench/results/accept_in1k.json"
@@ -104,10 +104,6 @@ def time_get(client: httpx2.Client, location: str) -> float:
     return time.perf_counter() - started
 
 
-def machine() -> dict[str, str | int | None]:
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-
-
 def main() -> None:
     with temporary_database() as url:
         with served("bench.bare_api", url) as client:
@@ -124,7 +120,7 @@ def main() -> None:
         "seconds": {"prompt_api": ours._asdict(), "bare": bare._asdict()},
         "ratios": {name: round(ours[i] / bare[i], 2) for i, name in enumerate(Measured._fields)},
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
