@@ -39,6 +39,3 @@ def _declare_missing_operators() -> torch.library.Library | None:
 
 # The schemas vanish when the library object is collected.
 _declared_operators = _declare_missing_operators()
-
-# Denormal numbers, common in freshly initialised networks, slow CPU arithmetic down several times.
-torch.set_flush_denormal(True)

@@ -1,19 +1,25 @@
 """The whole chain with the cluster's parts: PostgreSQL, Redis, Celery workers and an S3 server, all real."""
 
+import os
 import secrets
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 import pytest
 import redis
 import webdataset
+from sqlalchemy import func, select
 
 from services.prompt_api.keys import create_key
 from shared.database import Database
 from shared.migrate import migrate
 from shared.settings import Settings
 from shared.storage import S3Store
+from shared.tables import Shard
 from tests.processes import Processes, wait_until
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, free_port, has_radosgw, moto, radosgw
 
@@ -27,6 +33,12 @@ TRAINING = {
     "flip": False,
     "checkpoint_steps": 30,
 }
+
+
+class Cluster(NamedTuple):
+    client: httpx2.Client
+    settings: Settings
+    generator: subprocess.Popen[bytes]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +63,7 @@ def broker() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def cluster(
     tmp_path_factory: pytest.TempPathFactory, postgres_url: str, broker: str, s3_address: str, lexicon_path: Path
-) -> Iterator[httpx2.Client]:
+) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     environment = {
         "SYNTHCLONE_MODE": "cluster",
@@ -77,14 +89,13 @@ def cluster(
     with Processes(folder, environment) as processes:
         processes.module("services.prompt_api")
         processes.module("services.dispatcher")
-        processes.celery("services.sd_worker.tasks", "generate")
+        generator = processes.celery("services.sd_worker.tasks", "generate")
         processes.celery("services.trainer.tasks", "train")
         processes.celery("services.evaluator.tasks", "evaluate")
         address = f"http://127.0.0.1:{environment['SYNTHCLONE_API_PORT']}"
         with httpx2.Client(base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
-            client.settings = settings  # type: ignore[attr-defined]
             wait_until(lambda: answers(client), seconds=60, what="the API")
-            yield client
+            yield Cluster(client, settings, generator)
 
 
 def settings_of(environment: dict[str, str]) -> Settings:
@@ -108,15 +119,16 @@ def ended(client: httpx2.Client, job_id: str) -> dict[str, object] | None:
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.redis
-def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster: httpx2.Client) -> None:
-    dataset = cluster.post("/datasets", json=DIGITS).json()["id"]
-    training = cluster.post("/trainings", json={**TRAINING, "datasets": [dataset]}).json()["id"]
-    evaluation = cluster.post("/evaluations", json={"training": training, "benchmarks": ["digits"]}).json()["id"]
-    jobs = [wait_until(lambda: ended(cluster, evaluation), seconds=240, what="the report")]
-    jobs += [cluster.get(f"/jobs/{job_id}").json() for job_id in (dataset, training)]
+def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster: Cluster) -> None:
+    client = cluster.client
+    dataset = client.post("/datasets", json=DIGITS).json()["id"]
+    training = client.post("/trainings", json={**TRAINING, "datasets": [dataset]}).json()["id"]
+    evaluation = client.post("/evaluations", json={"training": training, "benchmarks": ["digits"]}).json()["id"]
+    jobs = [wait_until(lambda: ended(client, evaluation), seconds=240, what="the report")]
+    jobs += [client.get(f"/jobs/{job_id}").json() for job_id in (dataset, training)]
     assert [job["state"] for job in jobs] == ["succeeded"] * 3
     assert jobs[1]["counts"]["done"] == 200
-    report = cluster.get(f"/evaluations/{evaluation}/report").json()
+    report = client.get(f"/evaluations/{evaluation}/report").json()
     (benchmark,) = report["benchmarks"]
     assert (benchmark["name"], benchmark["images"]) == ("digits", 540)
     assert 0.2 < benchmark["top1"] <= 1.0  # ten classes: chance is 0.1
@@ -125,15 +137,39 @@ def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster:
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.redis
-def test_the_bucket_holds_webdataset_tars_that_presigned_links_serve(cluster: httpx2.Client, tmp_path: Path) -> None:
-    dataset = cluster.post("/datasets", json=DIGITS).json()["id"]
-    wait_until(lambda: ended(cluster, dataset), seconds=120, what="the dataset")
-    shards = cluster.get(f"/datasets/{dataset}/shards").json()["items"]
+def test_the_bucket_holds_webdataset_tars_that_presigned_links_serve(cluster: Cluster, tmp_path: Path) -> None:
+    client = cluster.client
+    dataset = client.post("/datasets", json=DIGITS).json()["id"]
+    wait_until(lambda: ended(client, dataset), seconds=120, what="the dataset")
+    shards = client.get(f"/datasets/{dataset}/shards").json()["items"]
     assert len(shards) == 10
     for shard in shards:
         tar = tmp_path / f"{shard['class_id']}.tar"
         tar.write_bytes(httpx2.get(shard["url"], timeout=30).content)
         samples = list(webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False))
         assert len(samples) == 20
-    store = S3Store(cluster.settings)  # type: ignore[attr-defined]
+    store = S3Store(cluster.settings)
     assert {shard["key"] for shard in shards} <= set(store.keys("images/"))
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.redis
+def test_a_warm_shutdown_gives_the_shards_back_without_counting_the_attempt(cluster: Cluster) -> None:
+    many = {**DIGITS, "images_per_class": 3000, "steps": 20, "seed": 1}
+    dataset = cluster.client.post("/datasets", json=many).json()["id"]
+    database = Database(cluster.settings.sqlalchemy_url)
+    wait_until(lambda: leased_shards(database) or None, seconds=60, what="a claim")
+    os.kill(cluster.generator.pid, signal.SIGTERM)
+    assert cluster.generator.wait(60) == 0
+    with database.read() as session:
+        assert session.scalar(select(func.max(Shard.attempts)).where(Shard.state == "pending")) == 0
+    assert leased_shards(database) == 0
+    cluster.client.post(f"/jobs/{dataset}/cancel")
+    job = wait_until(lambda: ended(cluster.client, dataset), seconds=20, what="the cancellation")
+    assert job["state"] == "cancelled"
+
+
+def leased_shards(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(Shard).where(Shard.state == "leased")) or 0

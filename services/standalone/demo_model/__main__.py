@@ -12,6 +12,7 @@ import torch
 
 from shared.lexicon import load_lexicon
 from shared.logs import configure_logs
+from shared.models import folder_digest
 from shared.settings import PROJECT_ROOT, Settings
 
 from .autoencoder import train_autoencoder
@@ -48,10 +49,13 @@ def main() -> None:
     figures = measure(load_pipeline(options.out), texts)
     logger.info("measured", extra=figures._asdict())
     write_readme(card, figures, options.out)
+    logger.info("register these weights in shared/data/models.json", extra={"digest": folder_digest(options.out)})
 
 
 def train(digits: DigitsSplit, texts: tuple[DigitText, ...], options: argparse.Namespace) -> None:
     """Train both stages and save the pipeline in `options.out`."""
+    # Denormal numbers, common in freshly initialised networks, slow CPU arithmetic down several times.
+    torch.set_flush_denormal(True)
     torch.manual_seed(SEED)  # the networks' first weights
     generator = torch.Generator().manual_seed(SEED)
     images = torch.from_numpy(digits.images).permute(0, 3, 1, 2) / 127.5 - 1
