@@ -81,14 +81,17 @@ def dataset_fields(classes: str, prompt: str, others: Mapping[str, object]) -> d
 
 
 def read_classes(text: str) -> object:
-    """A list's name as it is; ids as a list; a file by its lines, or as the JSON it holds."""
+    """A list's name as it is; ids as a list; a file by its lines, or as the JSON it holds; raises BadParameter."""
     if WORDNET_IDS.fullmatch(text):
         return text.rstrip(",").split(",")
     path = Path(text)
     if not path.is_file():
         return text
-    content = path.read_text()
-    return json.loads(content) if path.suffix == ".json" else lines_of(content)
+    try:
+        content = path.read_text(encoding="utf-8")
+        return json.loads(content) if path.suffix == ".json" else lines_of(content)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"the file {path} holds no classes that can be read: {error}") from error
 
 
 def lines_of(content: str) -> list[object]:

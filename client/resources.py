@@ -6,7 +6,7 @@ from shared.specs import DatasetRequest, EvaluationRequest, TrainingRequest
 
 from .connection import Connection, Query
 from .errors import JobFailed
-from .events import changes, follow
+from .events import Patience, changes, follow
 from .models import (
     Dataset,
     Estimate,
@@ -103,12 +103,13 @@ class Jobs(Resource):
         """A new job with the same frozen request."""
         return self._connection.post(f"/jobs/{job_id}/retry", None, Job)
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
-        return follow(self._connection, job_id, after=after)
+    def events(self, job_id: str, *, after: int = 0, timeout_seconds: float | None = None) -> Iterator[JobEvent]:
+        """Up to the one that ends the job; raises WaitTimeout."""
+        return follow(self._connection, job_id, Patience(timeout_seconds), after=after)
 
     def changes(self, job_id: str, *, timeout_seconds: float | None = None) -> Iterator[Job]:
         """The job now and after each change, up to its end; raises WaitTimeout."""
-        return changes(self._connection, job_id, timeout_seconds=timeout_seconds)
+        return changes(self._connection, job_id, Patience(timeout_seconds))
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> Job:
         """The job once it ended well; raises JobFailed, or WaitTimeout while it is still alive."""

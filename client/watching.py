@@ -24,10 +24,10 @@ def watch(options: Options, client: Client, job_id: str, *, timeout_seconds: flo
     return ended(options, job)
 
 
-def write_events(options: Options, client: Client, job_id: str) -> Job:
-    """One JSON line per event."""
+def write_events(options: Options, client: Client, job_id: str, *, timeout_seconds: float | None) -> Job:
+    """One JSON line per event; raises what `watch` raises."""
     try:
-        for event in client.jobs.events(job_id):
+        for event in client.jobs.events(job_id, timeout_seconds=timeout_seconds):
             write_json(event)
     except KeyboardInterrupt as error:
         raise detached(options, job_id) from error

@@ -42,7 +42,7 @@ def watch_job(
     chosen = options(context)
     with chosen.client() as client:
         if chosen.as_json:
-            write_events(chosen, client, job_id)
+            write_events(chosen, client, job_id, timeout_seconds=timeout)
         else:
             write_line(watch(chosen, client, job_id, timeout_seconds=timeout).state)
 

@@ -12,6 +12,7 @@ from .endings import Ending, settle
 from .errors import Unavailable
 from .job_leases import Hold, JobLease, claim_job, extend_job
 from .queue import JOB_KIND, Kind
+from .schema import open_database
 from .settings import Settings
 from .tasks import attempt
 from .workers import Presence
@@ -26,7 +27,7 @@ class JobConsumer:
 
     def __init__(self, settings: Settings, kind: Kind, do_work: Work) -> None:
         self._settings, self._kind, self._do_work = settings, kind, do_work
-        self._database = Database(settings.sqlalchemy_url)
+        self._database = open_database(settings.sqlalchemy_url)
         self._presence = Presence(self._database, kind, device=settings.device)
         self._presence.start()
 

@@ -1,7 +1,7 @@
 """The server-side register of generators: a request names an entry, never a path or a hub id."""
 
 import hashlib
-import json
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,8 +14,16 @@ from .specs import SchedulerName
 BUILT_IN = Path(__file__).parent / "data" / "models.json"
 
 
+def hub_cache() -> Path:
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")  # the hub client's own variable
+    return Path(home).expanduser() / "hub"
+
+
 class ModelEntry(BaseModel):
-    """A Stable Diffusion model: its folder below models_dir, or a hub repository at one revision."""
+    """A Stable Diffusion model: its folder below models_dir, or a hub repository at one revision.
+
+    Only a `sha256:` digest is compared with the files; of a `hub:` one the operator vouches for a mounted folder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +42,12 @@ class ModelEntry(BaseModel):
     clip_tokenizer: bool = Field(True, description="Uses OpenAI CLIP's vocabulary.")
 
     def path(self, settings: Settings) -> Path:
-        return settings.models_dir / self.folder
+        """The folder below models_dir, or else the hub cache's snapshot of exactly the registered revision."""
+        own = settings.models_dir / self.folder
+        if own.exists() or self.hub_id is None or self.revision is None:
+            return own
+        cached = hub_cache() / f"models--{self.hub_id.replace('/', '--')}" / "snapshots" / self.revision
+        return cached if cached.exists() else own
 
     def missing(self, settings: Settings) -> str | None:
         """Why this machine cannot draw with it, and the remedy; None when the weights are here."""
@@ -73,11 +86,6 @@ def find_model(settings: Settings, name: str) -> ModelEntry:
     return entries[name]
 
 
-def available(settings: Settings) -> list[str]:
-    """Names of the models whose weights are on this machine."""
-    return [name for name, entry in registered(settings).items() if entry.missing(settings) is None]
-
-
 def folder_digest(folder: Path) -> str:
     """sha256 over the names and bytes of every weight, config and vocabulary file, in name order."""
     total = hashlib.sha256()
@@ -109,7 +117,3 @@ def model_of_digest(settings: Settings, name: str, digest: str) -> ModelEntry:
     if entry.digest != digest:
         raise ConfigurationError(f"model {name!r} is registered as {entry.digest} but the job was made with {digest}")
     return entry
-
-
-def as_json(entries: list[ModelEntry]) -> str:
-    return json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2) + "\n"

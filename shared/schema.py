@@ -70,6 +70,13 @@ def check(database: Database) -> None:
         )
 
 
+def open_database(url: str) -> Database:
+    """The database, unless its schema is another than this code's (ConfigurationError)."""
+    database = Database(url)
+    check(database)
+    return database
+
+
 def known(revision: str) -> bool:
     try:
         ScriptDirectory(str(MIGRATIONS)).get_revision(revision)

@@ -51,7 +51,10 @@ def get_verified(store: ObjectStore, key: str, sha256: str) -> bytes:
     data = store.get(key)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise CorruptObject(f"object {key} has sha256 {found}, committed was {sha256}; retry the dataset to redraw it")
+        raise CorruptObject(
+            f"object {key} has sha256 {found}, committed was {sha256}; "
+            "restore it, or ask for the dataset with another seed"
+        )
     return data
 
 
@@ -71,16 +74,11 @@ class LocalStore:
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
-                part.write(data)
-                part.flush()
-                os.fsync(part.fileno())
-            os.replace(part.name, path)
-            sync_folder(path.parent)
+            write_whole(path, data)
         except OSError as error:
-            raise Unavailable(f"cannot write to the object folder {self.root}: {error.strerror}") from error
-        if self.size(key) != len(data):
-            raise Unavailable(f"object {key} was written short; is the disk full?")
+            raise Unavailable(
+                f"cannot write to the object folder {self.root}: {error.strerror}; free some space or make it writable"
+            ) from error
 
     def get(self, key: str) -> bytes:
         return self.get_range(key, 0, -1)
@@ -122,6 +120,20 @@ class LocalStore:
             ) from error
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """All of the data under its name, or nothing at all; it survives a crash right after."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
+        try:
+            part.write(data)
+            part.flush()
+            os.fsync(part.fileno())
+            os.replace(part.name, path)
+        except OSError:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """A rename survives power loss only when its folder was synced too."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -149,7 +161,7 @@ class S3Store:
         except (S3Error, urllib3.exceptions.HTTPError) as error:
             raise Unavailable(f"cannot store object {key}: {error}") from error
         if found.size != len(data) or (found.metadata or {}).get("x-amz-meta-sha256") != digest:
-            raise Unavailable(f"object {key} is not what was sent; storing it again")
+            raise Unavailable(f"object {key} is not what was sent")
 
     def get(self, key: str) -> bytes:
         return self.get_range(key, 0, 0)

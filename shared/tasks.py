@@ -6,10 +6,12 @@ A consumer does one claim's worth of work at a time; what it holds when it stops
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
 from sqlalchemy.exc import OperationalError
 
-from .errors import Unavailable
+from .errors import ConfigurationError, Unavailable
 from .logs import configure_logs
 from .queue import MESSAGE_VERSION, Kind, celery_app
 from .settings import Settings
@@ -34,9 +36,14 @@ class Consumer(Protocol):
 
 
 def attempt(action: Callable[[], None], on_failure: Callable[[str], None]) -> bool:
-    """Run one unit of work; whatever goes wrong becomes its recorded reason, and the worker lives on."""
+    """Run one unit of work; whatever goes wrong becomes its recorded reason, and the worker lives on.
+
+    A database or store that is away is nobody's fault: it rises, so that the worker waits instead of using up attempts.
+    """
     try:
         action()
+    except (OperationalError, Unavailable):
+        raise
     except Exception as error:
         logger.exception("work failed")
         on_failure(f"{type(error).__name__}: {error}")
@@ -76,7 +83,18 @@ def stop_on_signal() -> threading.Event:
 def main_polling(make_consumer: Callable[[Settings], Consumer], settings: Settings) -> None:
     configure_logs(settings.log_format)
     stop = stop_on_signal()
-    poll(make_consumer(settings), stop, poll_seconds=settings.poll_seconds)
+    with exit_on_misconfiguration():
+        poll(make_consumer(settings), stop, poll_seconds=settings.poll_seconds)
+
+
+@contextmanager
+def exit_on_misconfiguration() -> Iterator[None]:
+    """What only an operator can repair ends the process with its message and exit code."""
+    try:
+        yield
+    except ConfigurationError as problem:
+        logger.error(problem.detail)
+        sys.exit(problem.exit_code)
 
 
 def stop_file(parent_pid: int) -> Path:

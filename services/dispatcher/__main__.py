@@ -6,12 +6,12 @@ from functools import partial
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import OperationalError
 
-from shared.database import Database
 from shared.logs import configure_logs
 from shared.queue import celery_app, ring
+from shared.schema import open_database
 from shared.settings import Settings
 from shared.storage import open_store
-from shared.tasks import stop_on_signal
+from shared.tasks import exit_on_misconfiguration, stop_on_signal
 
 from .tick import tick
 
@@ -22,7 +22,8 @@ def main() -> None:
     settings = Settings()
     configure_logs(settings.log_format)
     stop = stop_on_signal()
-    database, store = Database(settings.sqlalchemy_url), open_store(settings)
+    with exit_on_misconfiguration():
+        database, store = open_database(settings.sqlalchemy_url), open_store(settings)
     bell = partial(ring, celery_app(settings)) if settings.redis_url else None
     while not stop.is_set():
         try:

@@ -14,7 +14,7 @@ from shared.shards import HEAD_BYTES, read_index, read_sample
 from shared.storage import ObjectStore, get_verified
 from shared.tables import DatasetClass, DatasetShard, Job, Shard
 
-REMEDY = "retry the dataset to redraw it"
+REMEDY = "restore the object, or ask for the dataset with another seed"
 
 
 class StoredImage(NamedTuple):

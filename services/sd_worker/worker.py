@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 
 from shared.vision.device import choose_device
@@ -13,10 +13,10 @@ from shared.vision.device import choose_device
 from sqlalchemy.exc import OperationalError
 
 from shared import leases, tables
-from shared.database import Database
-from shared.errors import ConfigurationError, LostLease
+from shared.errors import ConfigurationError, LostLease, Unavailable
 from shared.leases import ShardLease, StoredShard
-from shared.models import find_model, registered, verify_weights
+from shared.models import model_of_digest, registered, verify_weights
+from shared.schema import open_database
 from shared.settings import Settings
 from shared.shards import pack
 from shared.specs import Recipe
@@ -31,6 +31,7 @@ from .pipeline import Generator
 
 logger = logging.getLogger(__name__)
 COMMIT_TRIES = 5
+MOST_UPLOADS = 8
 
 
 def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -50,7 +51,7 @@ class ShardWorker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.sqlalchemy_url)
+        self.database = open_database(settings.sqlalchemy_url)
         self.store: ObjectStore = open_store(settings)
         self.device = choose_device(settings.device)
         self.models, problems = usable_models(settings)
@@ -62,6 +63,7 @@ class ShardWorker:
         self.readiness = Readiness(settings, self.database, self.store, problems)
         self.works: dict[int, ShardWork] = {}
         self.queue: deque[Slot] = deque()
+        self.uploading: set[Future[None]] = set()
         self.next_leases: list[ShardLease] = []
         self.recipe_digest: str | None = None
         self.generator: tuple[str, Generator] | None = None
@@ -77,7 +79,6 @@ class ShardWorker:
 
     def work(self, stop: threading.Event) -> bool:
         """Draw until nothing is pending; when told to stop, give everything unfinished back."""
-        uploads: list[Future[bool]] = []
         started, drawn = time.monotonic(), 0
         try:
             while not stop.is_set():
@@ -86,14 +87,20 @@ class ShardWorker:
                     break
                 self.presence.set_busy(True)
                 drawn += self.draw_batch()
-                uploads += self.upload_complete()
+                self.upload_complete()
                 self.presence.images_per_second = round(drawn / (time.monotonic() - started), 3)
             return drawn > 0
         finally:
-            for upload in uploads:
-                upload.result()
-            self.give_back()
-            self.presence.set_busy(False)
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the uploads, give the rest back; then raise what an upload met, such as a store that is away."""
+        wait(self.uploading)
+        uploads, self.uploading = self.uploading, set()
+        self.give_back()
+        self.presence.set_busy(False)
+        for upload in uploads:
+            upload.result()
 
     def refill(self) -> None:
         """Claim ahead so that the next batch is full, as long as the recipe stays the same."""
@@ -130,12 +137,13 @@ class ShardWorker:
             shard = ShardWork(lease, recipe, row.model)
             self.works[lease.shard_id] = shard
             self.queue.extend(shard.slots())
-        self.load(row.model)
+        shard_ids = {lease.shard_id for lease in claimed}
+        attempt(partial(self.load, row.model, recipe), on_failure=partial(self.give_up, shard_ids))
 
-    def load(self, model: str) -> None:
+    def load(self, model: str, recipe: Recipe) -> None:
+        entry = model_of_digest(self.settings, model, recipe.model_digest)
         if self.generator is None or self.generator[0] != model:
             self.generator = None  # free the old weights first
-            entry = find_model(self.settings, model)
             self.generator = (model, Generator(entry.path(self.settings), self.device))
 
     def forget_lost(self) -> None:
@@ -175,16 +183,26 @@ class ShardWorker:
         with self.database.write() as session:
             leases.give_up(session, lease, reason=reason, max_attempts=self.settings.max_attempts)
 
-    def upload_complete(self) -> list[Future[bool]]:
-        complete = [shard for shard in self.works.values() if shard.is_complete]
-        for shard in complete:
+    def upload_complete(self) -> None:
+        """Hand complete shards to the upload threads; a slow store slows the drawing, one that is away ends it."""
+        for shard in [shard for shard in self.works.values() if shard.is_complete]:
             del self.works[shard.lease.shard_id]  # the keeper goes on extending until it is committed
-        return [self.uploads.submit(self.upload, shard) for shard in complete]
+            self.uploading.add(self.uploads.submit(self.upload, shard))
+        if len(self.uploading) > MOST_UPLOADS:
+            wait(self.uploading, return_when=FIRST_COMPLETED)
+        for upload in [upload for upload in self.uploading if upload.done()]:
+            self.uploading.remove(upload)
+            upload.result()
 
-    def upload(self, shard: ShardWork) -> bool:
-        done = attempt(partial(self.store_shard, shard), on_failure=partial(self.give_up_lease, shard.lease))
-        self.keeper.drop([shard.lease.shard_id])
-        return done
+    def upload(self, shard: ShardWork) -> None:
+        try:
+            attempt(partial(self.store_shard, shard), on_failure=partial(self.give_up_lease, shard.lease))
+        except Unavailable:
+            with self.database.write() as session:
+                leases.release(session, [shard.lease])
+            raise
+        finally:
+            self.keeper.drop([shard.lease.shard_id])
 
     def store_shard(self, shard: ShardWork) -> None:
         """Encode, store, verify, commit: off the critical path."""

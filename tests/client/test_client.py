@@ -134,6 +134,16 @@ def test_events_end_with_the_job_and_resume_after_a_number(client: Client, datab
     assert list(client.jobs.events(job.id, after=events[0].seq)) == events[1:]
 
 
+def test_events_are_waited_for_no_longer_than_asked(client: Client) -> None:
+    job = client.trainings.create(real="digits-train", steps=1)
+    events = client.jobs.events(job.id, timeout_seconds=0.5)
+    assert next(events).payload == {"state": "queued"}
+    started = time.monotonic()
+    with pytest.raises(WaitTimeout, match="still queued after 0.5 s"):
+        list(events)
+    assert time.monotonic() - started < 5
+
+
 def test_events_of_an_unknown_job_are_refused(client: Client) -> None:
     with pytest.raises(ApiRefused, match="ds-none"):
         list(client.jobs.events("ds-none"))

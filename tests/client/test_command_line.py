@@ -165,17 +165,31 @@ def test_wrong_usage_exits_with_2_and_sends_nothing(arguments: tuple[str, ...]) 
     assert run("--api", "http://127.0.0.1:1", *arguments).returncode == 2
 
 
+@pytest.mark.parametrize("content", [b'[{"name": "crane"', b"\xff\xfe[]"])
+@pytest.mark.parametrize("command", [("submit", "--classes"), ("prompts",)])
+def test_file_of_classes_that_cannot_be_read_is_wrong_usage(
+    tmp_path: Path, command: tuple[str, ...], content: bytes
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_bytes(content)
+    done = run("--api", "http://127.0.0.1:1", *command, str(own), COLUMNS="500")
+    assert done.returncode == 2
+    assert str(own) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_request_that_the_api_refuses_exits_with_3(place: Place) -> None:
     done = run("--api", place.url, "submit", "--classes", "in2k")
     assert (done.returncode, done.stdout) == (3, "")
     assert "in2k" in done.stderr
 
 
-def test_wait_that_is_over_exits_with_4(place: Place) -> None:
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_wait_that_is_over_exits_with_4(place: Place, form: tuple[str, ...]) -> None:
     job_id = submitted(place, *TRAIN)
-    done = run("--api", place.url, "watch", job_id, "--timeout", "0.5")
+    done = run("--api", place.url, "watch", job_id, "--timeout", "0.5", *form)
     assert done.returncode == 4
-    assert job_id in done.stderr
+    assert f"{job_id} is still queued after 0.5 s" in done.stderr
 
 
 def test_service_that_does_not_answer_exits_with_69() -> None:

@@ -83,6 +83,11 @@ def test_seed_prompt_and_guidance_each_change_the_image(generator: Generator) ->
     assert all(np.abs(grey(first) - grey(other)).max() > 10 for other in others)
 
 
+def test_a_prompt_is_encoded_once(generator: Generator) -> None:
+    assert generator.embed("eight, digit") is generator.embed("eight, digit")
+    assert generator.embed("eight, digit") is not generator.embed("eight")
+
+
 SD14_PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
 
 

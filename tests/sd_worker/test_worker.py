@@ -5,8 +5,11 @@ import json
 import os
 import signal
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from sqlalchemy import select, update
 from services.dispatcher.tick import tick
 from services.sd_worker.worker import ShardWorker, usable_models
 from shared.database import Database
+from shared.errors import Unavailable
 from shared.migrate import migrate
 from shared.models import find_model, folder_digest
 from shared.settings import Settings
@@ -24,6 +28,7 @@ from shared.storage import LocalStore, get_verified
 from shared.tables import DatasetClass, Job, Shard, Worker
 from tests.processes import Processes, kill, wait_until
 from tests.rows import RECIPE, add_dataset
+from tests.s3_servers import free_port
 
 DIGITS = {"n13742358": "zero", "n13742573": "one"}
 
@@ -38,10 +43,10 @@ class Place:
         self.database = Database(self.settings.sqlalchemy_url)
         self.store = LocalStore(self.settings.objects_dir)
 
-    def dataset(self, *, per_class: int, steps: int = 2, min_std: float = 2.0) -> str:
-        entry = find_model(self.settings, "digits-sd")
+    def dataset(self, *, per_class: int, steps: int = 2, min_std: float = 2.0, model_digest: str | None = None) -> str:
+        digest = model_digest or find_model(self.settings, "digits-sd").digest
         gate = RECIPE.gate.model_copy(update={"min_std": min_std})
-        recipe = RECIPE.model_copy(update={"model_digest": entry.digest, "steps": steps, "gate": gate})
+        recipe = RECIPE.model_copy(update={"model_digest": digest, "steps": steps, "gate": gate})
         with self.database.write() as session:
             job = add_dataset(session, images=dict.fromkeys(DIGITS, per_class), recipe=recipe)
             for row in session.scalars(select(DatasetClass)):
@@ -61,11 +66,14 @@ class Place:
         job = self.job(job_id)
         return job if job.finished_at else None
 
+    def manifest(self, job_id: str) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(self.store.get(str((self.job(job_id).result or {})["manifest_key"])))
+        return manifest
+
     def samples(self, job_id: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         """Every sample of the dataset's manifest by key: pixels and metadata."""
-        manifest = json.loads(self.store.get(str((self.job(job_id).result or {})["manifest_key"])))
         found: dict[str, tuple[np.ndarray, dict[str, object]]] = {}
-        for shard in manifest["shards"]:
+        for shard in self.manifest(job_id)["shards"]:
             for slot, jpeg, metadata in unpack(get_verified(self.store, shard["key"], shard["sha256"])):
                 if slot < shard["start"] + shard["take"]:
                     assert str(metadata["key"]) not in found
@@ -148,6 +156,7 @@ def test_kill_9_and_another_batch_size_change_no_image(tmp_path: Path, place: Pl
     job = wait_until(lambda: place.ended(job_id), seconds=120, what="the end of the dataset")
 
     assert (job.state, job.done) == ("succeeded", 280)
+    assert drawn_parts(place.manifest(job_id)) == drawn_parts(undisturbed.manifest(expected_id))
     found, expected = place.samples(job_id), undisturbed.samples(expected_id)
     assert found.keys() == expected.keys()
     for key, (pixels, metadata) in expected.items():
@@ -155,6 +164,12 @@ def test_kill_9_and_another_batch_size_change_no_image(tmp_path: Path, place: Pl
         assert [found[key][1][field] for field in drawn_from] == [metadata[field] for field in drawn_from]
         # JPEG can turn one grey level before encoding into a few after it.
         assert np.abs(found[key][0] - pixels).max() <= 4
+
+
+def drawn_parts(manifest: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What must not depend on who drew it; object keys hold the fence, bytes the rounding of the batch shape."""
+    fields = ("class_id", "label", "start", "stop", "take", "accepted")
+    return [tuple(shard[field] for field in fields) for shard in manifest["shards"]]
 
 
 def in_mid_shard(place: Place) -> bool | None:
@@ -185,6 +200,53 @@ def test_a_shard_that_cannot_be_drawn_fails_with_its_reason(place: Place) -> Non
     job = place.ended(job_id)
     assert job is not None
     assert job.state == "failed"
+    assert "IndexError" in str((job.error or {})["detail"])
+
+
+def test_a_store_that_is_away_costs_no_attempt(place: Place) -> None:
+    place.dataset(per_class=4)
+    place.settings.objects_dir.joinpath("images").write_text("in the way")
+    with pytest.raises(Unavailable, match="cannot write"):
+        work_once(place)
+    with place.database.read() as session:
+        states = session.execute(select(Shard.state, Shard.attempts).distinct()).all()
+    assert [tuple(row) for row in states] == [("pending", 0)]
+
+
+def test_weights_registered_anew_under_the_same_name_are_not_used_for_an_old_recipe(place: Place) -> None:
+    job_id = place.dataset(per_class=2, model_digest="sha256:other")
+    place.settings = place.settings.model_copy(update={"max_attempts": 1})
+    work_once(place)
+    job = place.ended(job_id)
+    assert job is not None
+    assert job.state == "failed"
+    assert "made with sha256:other" in str((job.error or {})["detail"])
+
+
+def test_readyz_tells_what_is_missing_and_the_remedy(place: Place, tmp_path: Path) -> None:
+    settings = place.settings.model_copy(
+        update={"models_dir": tmp_path / "empty", "default_model": "sd14", "worker_health_port": free_port()}
+    )
+    worker = ShardWorker(settings)
+    try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{settings.worker_health_port}/readyz", timeout=5)
+        answer = json.loads(refused.value.read())
+    finally:
+        worker.close()
+    assert refused.value.code == 503
+    assert (answer["checks"]["database"], answer["checks"]["objects"]) == ("ok", "ok")
+    assert "hf download CompVis/stable-diffusion-v1-4" in answer["checks"]["weights"]
+
+
+def test_readyz_of_a_worker_that_can_draw(place: Place) -> None:
+    settings = place.settings.model_copy(update={"worker_health_port": free_port()})
+    worker = ShardWorker(settings)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.worker_health_port}/readyz", timeout=5) as answer:
+            assert json.load(answer)["ready"] is True
+    finally:
+        worker.close()
 
 
 def test_damaged_weights_are_not_used(place: Place, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import resource
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,15 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path: Path
 def test_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(NotFound):
         LocalStore(tmp_path).get(key)
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(Unavailable, match="free some space"):
+            store.put("large", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
