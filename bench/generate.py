@@ -84,7 +84,7 @@ class Worker:
         plan = plan_dataset(request(seed), self.settings, load_lexicon(self.settings.lexicon_path))
         with self.database.write() as session:
             insert_dataset(session, plan, DEFAULT_TEAM)
-        tick(self.database, self.store, self.settings, None)
+        tick(self.database, self.store, self.settings, absent={})
         started = time.perf_counter()
         assert self.worker.work(threading.Event())
         return time.perf_counter() - started

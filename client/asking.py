@@ -85,13 +85,15 @@ def read_classes(text: str) -> object:
     if WORDNET_IDS.fullmatch(text):
         return text.rstrip(",").split(",")
     path = Path(text)
-    if not path.is_file():
-        return text
     try:
+        if not path.is_file():
+            return text
         content = path.read_text(encoding="utf-8")
         return json.loads(content) if path.suffix == ".json" else lines_of(content)
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"the file {path} holds no classes that can be read: {error}") from error
+        raise typer.BadParameter(
+            f"no classes can be read from the file {text[:200]!r}: {error}; it must be text or JSON in UTF-8"
+        ) from error
 
 
 def lines_of(content: str) -> list[object]:

@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 # An unreachable or stuck server must become an error within seconds, never a hung worker.
 POSTGRES_OPTIONS = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000 -c lock_timeout=10000"
 DISPATCHER_LOCK = 0x5C10_0E01
+# Not reachable, or reachable but read-only after a fail-over: both pass by waiting.
+DATABASE_AWAY = (OperationalError, InternalError)
 
 
 class Database:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from .database import Database
 from .endings import Ending, settle
@@ -88,6 +88,6 @@ def hold_of(database: Database, lease: JobLease, lease_seconds: float) -> Hold:
     try:
         with database.write() as session:
             return extend_job(session, lease, lease_seconds=lease_seconds)
-    except OperationalError as error:
-        logger.warning("lease not extended", extra={"job_id": lease.job_id, "reason": str(error.orig)})
+    except SQLAlchemyError as error:
+        logger.warning("lease not extended", extra={"job_id": lease.job_id, "reason": str(error)})
         return "held"

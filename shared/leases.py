@@ -249,6 +249,12 @@ def count_reused(session: Session, job_id: str, shard_ids: Sequence[int]) -> Non
     count_taken(session, [taken for taken in takes(session, shard_ids) if taken.job_id == job_id], reused=True)
 
 
+def uncount_failed(session: Session, shard_ids: Sequence[int]) -> None:
+    """Failed shards are about to be tried again: live datasets that counted them must not count them twice."""
+    counted = [taken._replace(failed=-taken.failed) for taken in takes(session, shard_ids)]
+    count_taken(session, counted, reused=False)
+
+
 def count_taken(session: Session, taken_shards: Sequence[Taken], *, reused: bool) -> None:
     """Class rows first, then the jobs: the one lock order."""
     totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -271,7 +277,7 @@ def count_taken(session: Session, taken_shards: Sequence[Taken], *, reused: bool
 def add_to_job(session: Session, job_id: str, *, done: int, failed: int, rejected: int, reused: int) -> None:
     row = session.execute(
         update(Job)
-        .where(Job.id == job_id)
+        .where(Job.id == job_id, Job.state.in_(("queued", "running")))
         .values(
             done=Job.done + done,
             failed=Job.failed + failed,
@@ -280,5 +286,7 @@ def add_to_job(session: Session, job_id: str, *, done: int, failed: int, rejecte
             version=Job.version + 1,
         )
         .returning(Job.done, Job.failed, Job.total)
-    ).one()
+    ).first()
+    if row is None:
+        return  # it ended since we looked
     lifecycle.record(session, job_id, "progress", {"done": row.done, "failed": row.failed, "total": row.total})

@@ -28,6 +28,8 @@ def celery_app(settings: Settings) -> Celery:
         worker_concurrency=1,
         worker_pool="prefork",
         worker_pool_start_method="spawn",  # a forked child could not use CUDA
+        # A child loads torch and checks gigabytes of weights first; Celery's four seconds would kill it for ever.
+        worker_proc_alive_timeout=600,
         # Remote control off together with heartbeats off leaves a worker deaf after a Redis restart.
         worker_enable_remote_control=True,
         worker_hijack_root_logger=False,

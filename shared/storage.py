@@ -11,7 +11,7 @@ from typing import Protocol
 
 import urllib3
 from minio import Minio
-from minio.error import S3Error
+from minio.error import MinioException, S3Error
 
 from .errors import ConfigurationError, CorruptObject, NotFound, Unavailable
 from .settings import Settings
@@ -158,7 +158,7 @@ class S3Store:
         try:
             self.client.put_object(self.bucket, key, io.BytesIO(data), len(data), metadata={"sha256": digest})
             found = self.client.stat_object(self.bucket, key)
-        except (S3Error, urllib3.exceptions.HTTPError) as error:
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise Unavailable(f"cannot store object {key}: {error}") from error
         if found.size != len(data) or (found.metadata or {}).get("x-amz-meta-sha256") != digest:
             raise Unavailable(f"object {key} is not what was sent")
@@ -173,7 +173,7 @@ class S3Store:
             return bytes(response.read())
         except S3Error as error:
             raise self.explain(key, error) from error
-        except urllib3.exceptions.HTTPError as error:
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise Unavailable(f"cannot read object {key}: {error}") from error
         finally:
             if response is not None:
@@ -203,7 +203,7 @@ class S3Store:
         try:
             if not self.client.bucket_exists(self.bucket):
                 raise ConfigurationError(f"bucket {self.bucket!r} does not exist; run `synthclone migrate`")
-        except (S3Error, urllib3.exceptions.HTTPError) as error:
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise Unavailable(f"the S3 server does not answer: {error}") from error
 
     def create_bucket(self) -> None:

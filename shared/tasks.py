@@ -17,8 +17,9 @@ from typing import Protocol
 
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
+from .database import DATABASE_AWAY
 from .errors import ConfigurationError, Unavailable
 from .logs import configure_logs
 from .queue import MESSAGE_VERSION, Kind, celery_app
@@ -26,6 +27,7 @@ from .settings import Settings
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 30.0
+START_AGAIN_SECONDS = 3.0
 
 
 class Consumer(Protocol):
@@ -42,11 +44,13 @@ def attempt(action: Callable[[], None], on_failure: Callable[[str], None]) -> bo
     """
     try:
         action()
-    except (OperationalError, Unavailable):
+    except (*DATABASE_AWAY, Unavailable):
         raise
     except Exception as error:
         logger.exception("work failed")
-        on_failure(f"{type(error).__name__}: {error}")
+        # Of a database error only the cause: users read the reason, and the statement holds other people's values.
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        on_failure(f"{type(error).__name__}: {cause}")
         return False
     return True
 
@@ -65,7 +69,7 @@ def poll(consumer: Consumer, stop: threading.Event, *, poll_seconds: float) -> N
         try:
             worked = consumer.work(stop)
             pause = poll_seconds
-        except (OperationalError, Unavailable) as error:
+        except (DBAPIError, Unavailable) as error:
             logger.warning("waiting for a part of the service", extra={"reason": str(error)})
             worked, pause = False, min(pause * 2, LONGEST_PAUSE_SECONDS)
         if not worked:
@@ -132,7 +136,22 @@ class CeleryWorker:
         configure_logs(self.settings.log_format)
         watcher = threading.Thread(target=watch_stop_file, args=(stop_file(os.getppid()), self.stop), daemon=True)
         watcher.start()
-        self._consumer = self._make_consumer(self.settings)
+        try:
+            self._consumer = self.patiently_made()
+        except Exception:
+            # Celery would swallow it and keep a child that never works; the parent replaces one that exits.
+            logger.exception("the worker cannot start")
+            os._exit(1)
+
+    def patiently_made(self) -> Consumer | None:
+        """The consumer, once the database answers; None when told to stop before that."""
+        while not self.stop.is_set():
+            try:
+                return self._make_consumer(self.settings)
+            except DATABASE_AWAY as error:
+                logger.warning("waiting for the database", extra={"reason": str(error)})
+                self.stop.wait(START_AGAIN_SECONDS)
+        return None
 
     def end_child(self, **_: object) -> None:
         if self._consumer is not None:
@@ -149,5 +168,5 @@ class CeleryWorker:
         consumer = self._consumer
         try:
             drain(consumer, self.stop, seconds=self.settings.drain_seconds)
-        except (OperationalError, Unavailable) as error:
+        except (DBAPIError, Unavailable) as error:
             logger.warning("stopped for now; the dispatcher rings again", extra={"reason": str(error)})

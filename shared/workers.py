@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .database import Database, database_now
@@ -31,6 +31,7 @@ class Presence:
         self._database = database
         self._kind, self._device, self._models = kind, device, list(models)
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -49,7 +50,7 @@ class Presence:
             self.beat()
 
     def beat(self) -> None:
-        with self._database.write() as session:
+        with self._lock, self._database.write() as session:
             now = database_now(session)
             row = session.get(Worker, self.id) or Worker(
                 id=self.id,
@@ -68,8 +69,8 @@ class Presence:
         while not self._stop.wait(BEAT_SECONDS):
             try:
                 self.beat()
-            except OperationalError as error:
-                logger.warning("heartbeat not written", extra={"worker_id": self.id, "reason": str(error.orig)})
+            except SQLAlchemyError as error:
+                logger.warning("heartbeat not written", extra={"worker_id": self.id, "reason": str(error)})
 
 
 def live_workers(session: Session, kind: Kind | None = None) -> list[Worker]:

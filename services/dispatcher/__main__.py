@@ -4,7 +4,7 @@ import logging
 from functools import partial
 
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared.logs import configure_logs
 from shared.queue import celery_app, ring
@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.storage import open_store
 from shared.tasks import exit_on_misconfiguration, stop_on_signal
 
+from .missing import AbsentSince
 from .tick import tick
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ def main() -> None:
     with exit_on_misconfiguration():
         database, store = open_database(settings.sqlalchemy_url), open_store(settings)
     bell = partial(ring, celery_app(settings)) if settings.redis_url else None
+    absent: AbsentSince = {}
     while not stop.is_set():
         try:
-            tick(database, store, settings, bell)
-        except (OperationalError, BrokerError) as error:
+            tick(database, store, settings, ring=bell, absent=absent)
+        except (SQLAlchemyError, BrokerError) as error:
             logger.warning("tick given up, trying again", extra={"reason": str(error)})
         stop.wait(settings.tick_seconds)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import NamedTuple
 
 from pydantic import JsonValue
 from sqlalchemy import select
@@ -11,6 +12,19 @@ from shared import lifecycle
 from shared.database import Database
 from shared.storage import ObjectStore
 from shared.tables import DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+
+
+class LinkedShard(NamedTuple):
+    """The columns of a finished shard that a manifest needs; whole rows of a large dataset would fill the memory."""
+
+    position: int
+    take: int
+    object_key: str | None
+    size_bytes: int | None
+    sha256: str | None
+    start_slot: int
+    stop_slot: int
+    short_slots: list[int]
 
 
 def ended_datasets(session: Session) -> list[Job]:
@@ -74,12 +88,22 @@ def manifest(session: Session, job: Job) -> tuple[dict[str, JsonValue], int]:
     """Everything a reader needs: labels, and each object with the slots this dataset takes; and all objects' bytes."""
     recipe = session.get_one(Recipe, str(job.spec["recipe_digest"]))
     classes = session.scalars(select(DatasetClass).where(DatasetClass.job_id == job.id).order_by("position")).all()
-    links = session.execute(
-        select(DatasetShard, Shard)
+    rows = session.execute(
+        select(
+            DatasetShard.position,
+            DatasetShard.take,
+            Shard.object_key,
+            Shard.size_bytes,
+            Shard.sha256,
+            Shard.start_slot,
+            Shard.stop_slot,
+            Shard.short_slots,
+        )
         .join(Shard, Shard.id == DatasetShard.shard_id)
         .where(DatasetShard.job_id == job.id, Shard.state == "done")
         .order_by(DatasetShard.position, Shard.start_slot)
-    ).all()
+    )
+    links = [LinkedShard(*row) for row in rows]
     ids = {row.position: row.class_id for row in classes}
     content: dict[str, JsonValue] = {
         "dataset": job.id,
@@ -87,9 +111,9 @@ def manifest(session: Session, job: Job) -> tuple[dict[str, JsonValue], int]:
         "recipe": recipe.recipe,
         "recipe_digest": recipe.digest,
         "classes": [class_entry(row) for row in classes],
-        "shards": [shard_entry(link, shard, ids[link.position]) for link, shard in links],
+        "shards": [shard_entry(link, ids[link.position]) for link in links],
     }
-    return content, sum(shard.size_bytes or 0 for _, shard in links)
+    return content, sum(link.size_bytes or 0 for link in links)
 
 
 def class_entry(row: DatasetClass) -> JsonValue:
@@ -97,16 +121,16 @@ def class_entry(row: DatasetClass) -> JsonValue:
     return {"label": row.position, "id": row.class_id, "names": names, "key": row.class_key, "images": row.done}
 
 
-def shard_entry(link: DatasetShard, shard: Shard, class_id: str) -> JsonValue:
-    short = sum(slot < shard.start_slot + link.take for slot in shard.short_slots)
+def shard_entry(link: LinkedShard, class_id: str) -> JsonValue:
+    short = sum(slot < link.start_slot + link.take for slot in link.short_slots)
     return {
-        "key": shard.object_key,
-        "bytes": shard.size_bytes,
-        "sha256": shard.sha256,
+        "key": link.object_key,
+        "bytes": link.size_bytes,
+        "sha256": link.sha256,
         "label": link.position,
         "class_id": class_id,
-        "start": shard.start_slot,
-        "stop": shard.stop_slot,
+        "start": link.start_slot,
+        "stop": link.stop_slot,
         "take": link.take,
         "accepted": link.take - short,
     }

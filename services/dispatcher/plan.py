@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from shared.leases import count_reused
+from shared.leases import count_reused, uncount_failed
 from shared.tables import DatasetClass, DatasetShard, Job, Shard
 
 
 def open_shards(session: Session, job_id: str) -> int:
-    query = (
+    links = (
         select(func.count())
         .select_from(DatasetShard)
         .join(Shard, Shard.id == DatasetShard.shard_id)
-        .where(DatasetShard.job_id == job_id, Shard.state.in_(("pending", "leased")))
+        .where(DatasetShard.job_id == job_id)
     )
-    return session.scalar(query) or 0
+    # One state at a time, so that each count reads a partial index instead of every link of the job.
+    return sum(session.scalar(links.where(Shard.state == state)) or 0 for state in ("pending", "leased"))
 
 
 def plan_job(session: Session, job: Job, *, shard_slots: int, window: int) -> int:
@@ -65,6 +66,7 @@ def new_tile(recipe_digest: str, row: DatasetClass, shard_slots: int) -> Shard:
 
 def take_tiles(session: Session, job: Job, pairs: Sequence[tuple[DatasetClass, Shard]]) -> None:
     """Link each class to its next shard; what was drawn before counts at once, what had failed is tried again."""
+    uncount_failed(session, [shard.id for _, shard in pairs if shard.state == "failed"])
     for row, shard in pairs:
         stop = min(shard.stop_slot, row.total)
         take = stop - shard.start_slot

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared import job_leases, leases, lifecycle, workers
 from shared.database import Database
@@ -15,7 +16,7 @@ from shared.tables import Job
 
 from .doorbell import due_rings
 from .finish import ended_datasets, finish_dataset
-from .missing import fail_without_weights
+from .missing import AbsentSince, fail_without_weights
 from .plan import plan_job, rest_unwanted
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,9 @@ PLAN_ROUNDS = 8
 Ring = Callable[[Kind], None]
 
 
-def tick(database: Database, store: ObjectStore, settings: Settings, ring: Ring | None) -> None:
+def tick(
+    database: Database, store: ObjectStore, settings: Settings, *, ring: Ring | None = None, absent: AbsentSince
+) -> None:
     """Does nothing in a replica that is not the leader right now."""
     with database.leadership() as leading:
         if not leading:
@@ -35,7 +38,7 @@ def tick(database: Database, store: ObjectStore, settings: Settings, ring: Ring 
         plan(database, settings)
         with database.write() as session:
             lifecycle.release_children(session)
-            fail_without_weights(session, settings)
+            fail_without_weights(session, settings, absent)
             workers.forget_silent(session)
         if ring is not None:
             ring_doorbells(database, settings, ring)
@@ -55,8 +58,9 @@ def finish(database: Database, store: ObjectStore) -> None:
     for job in ended:
         try:
             finish_dataset(database, store, job)
-        except Unavailable as problem:
-            logger.warning("manifest not stored yet", extra={"job_id": job.id, "reason": problem.detail})
+        except (Unavailable, SQLAlchemyError) as problem:
+            # One dataset must not keep the others from being planned.
+            logger.warning("dataset not finished yet", extra={"job_id": job.id, "reason": str(problem)})
 
 
 def plan(database: Database, settings: Settings) -> None:

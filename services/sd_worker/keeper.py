@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from shared.database import Database
 from shared.leases import ShardLease, extend
@@ -41,6 +41,12 @@ class LeaseKeeper:
         with self._lock:
             return [self._held.pop(shard_id)[0] for shard_id in list(shard_ids) if shard_id in self._held]
 
+    def drop_all(self) -> list[ShardLease]:
+        with self._lock:
+            leases = [lease for lease, _ in self._held.values()]
+            self._held.clear()
+        return leases
+
     def is_held(self, shard_id: int) -> bool:
         with self._lock:
             entry = self._held.get(shard_id)
@@ -55,14 +61,16 @@ class LeaseKeeper:
             ours = extend(session, leases, lease_seconds=self._lease_seconds)
         with self._lock:
             for lease in leases:
-                if lease.shard_id in ours and lease.shard_id in self._held:
+                if self._held.get(lease.shard_id, (None,))[0] != lease:
+                    continue  # dropped or claimed anew meanwhile
+                if lease.shard_id in ours:
                     self._held[lease.shard_id] = (lease, asked + self._lease_seconds)
-                elif self._held.get(lease.shard_id, (None,))[0] == lease:
+                else:
                     del self._held[lease.shard_id]
 
     def _run(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):
             try:
                 self.renew()
-            except OperationalError as error:
-                logger.warning("leases not extended", extra={"reason": str(error.orig)})
+            except SQLAlchemyError as error:
+                logger.warning("leases not extended", extra={"reason": str(error)})

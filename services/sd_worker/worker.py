@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from .pipeline import Generator
 logger = logging.getLogger(__name__)
 COMMIT_TRIES = 5
 MOST_UPLOADS = 8
+MOST_FAILURES = 3
 
 
 def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -66,6 +68,8 @@ class ShardWorker:
         self.uploading: set[Future[None]] = set()
         self.next_leases: list[ShardLease] = []
         self.recipe_digest: str | None = None
+        self.claim_until = math.inf
+        self.failures = 0
         self.generator: tuple[str, Generator] | None = None
         self.presence.start()
         self.keeper.start()
@@ -80,6 +84,7 @@ class ShardWorker:
     def work(self, stop: threading.Event) -> bool:
         """Draw until nothing is pending; when told to stop, give everything unfinished back."""
         started, drawn = time.monotonic(), 0
+        self.claim_until = started + self.settings.drain_seconds
         try:
             while not stop.is_set():
                 self.refill()
@@ -97,8 +102,10 @@ class ShardWorker:
         """Wait for the uploads, give the rest back; then raise what an upload met, such as a store that is away."""
         wait(self.uploading)
         uploads, self.uploading = self.uploading, set()
-        self.give_back()
-        self.presence.set_busy(False)
+        try:
+            self.give_back()
+        finally:
+            self.presence.set_busy(False)
         for upload in uploads:
             upload.result()
 
@@ -110,12 +117,16 @@ class ShardWorker:
             self.next_leases = []
             if not claimed:
                 return
+            shard_ids = {lease.shard_id for lease in claimed}
             if self.queue and claimed[0].recipe_digest != self.recipe_digest:
                 self.next_leases = claimed  # another recipe waits until this one's slots are drawn
                 return
-            self.accept(claimed)
+            attempt(partial(self.accept, claimed), on_failure=partial(self.give_up, shard_ids))
 
     def claim(self) -> list[ShardLease]:
+        """A few pending shards, unless this worker has gone on for long enough."""
+        if time.monotonic() > self.claim_until:
+            return []
         shards = -(-self.settings.batch_size // self.settings.shard_slots) + 1
         with self.database.write() as session:
             claimed = leases.claim_shards(
@@ -125,6 +136,8 @@ class ShardWorker:
                 limit=shards,
                 lease_seconds=self.settings.lease_seconds,
             )
+        # After the machine slept, a shard can come back before its old slots were forgotten here.
+        self.forget({lease.shard_id for lease in claimed})
         self.keeper.add(claimed)
         return claimed
 
@@ -132,13 +145,12 @@ class ShardWorker:
         with self.database.read() as session:
             row = session.get_one(tables.Recipe, claimed[0].recipe_digest)
         recipe = Recipe.model_validate(row.recipe)
+        self.load(row.model, recipe)
         self.recipe_digest = row.digest
         for lease in claimed:
             shard = ShardWork(lease, recipe, row.model)
             self.works[lease.shard_id] = shard
             self.queue.extend(shard.slots())
-        shard_ids = {lease.shard_id for lease in claimed}
-        attempt(partial(self.load, row.model, recipe), on_failure=partial(self.give_up, shard_ids))
 
     def load(self, model: str, recipe: Recipe) -> None:
         entry = model_of_digest(self.settings, model, recipe.model_digest)
@@ -162,8 +174,14 @@ class ShardWorker:
         """Draw one batch; if that fails, every shard in it loses this attempt. Returns the images drawn."""
         batch = next_batch(self.queue, self.settings.batch_size)
         shard_ids = {slot.shard_id for slot in batch}
-        done = attempt(partial(self.draw, batch), on_failure=partial(self.give_up, shard_ids))
-        return len(batch) if done else 0
+        if attempt(partial(self.draw, batch), on_failure=partial(self.give_up, shard_ids)):
+            self.failures = 0
+            return len(batch)
+        self.failures += 1
+        if self.failures == MOST_FAILURES:
+            # A GPU can fail for good within one process; its next shards belong to a fresh one.
+            raise SystemExit(f"{MOST_FAILURES} batches in a row failed; see the log")
+        return 0
 
     def draw(self, batch: list[Slot]) -> None:
         assert self.generator is not None
@@ -236,9 +254,9 @@ class ShardWorker:
                 time.sleep(number)
 
     def give_back(self) -> None:
-        """Unfinished shards return to the queue without losing an attempt."""
-        unfinished = [lease.shard_id for lease in self.next_leases] + list(self.works)
+        """With no upload under way, every lease still held is unfinished: back to the queue, attempts uncounted."""
+        self.works.clear()
+        self.queue.clear()
         self.next_leases = []
-        released = self.forget(set(unfinished))
         with self.database.write() as session:
-            leases.release(session, released)
+            leases.release(session, self.keeper.drop_all())

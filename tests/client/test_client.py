@@ -139,7 +139,7 @@ def test_events_are_waited_for_no_longer_than_asked(client: Client) -> None:
     events = client.jobs.events(job.id, timeout_seconds=0.5)
     assert next(events).payload == {"state": "queued"}
     started = time.monotonic()
-    with pytest.raises(WaitTimeout, match="still queued after 0.5 s"):
+    with pytest.raises(WaitTimeout, match="still queued"):
         list(events)
     assert time.monotonic() - started < 5
 

@@ -159,6 +159,7 @@ def test_job_that_failed_or_was_cancelled_exits_with_1(place: Place, state: str)
         (*SMALL, "--scale", "99"),
         (*SMALL, "--prompt", "nosuch"),
         ("prompts", "digits", "--prompt", "{x}"),
+        ("prompts", "longer than a file name can be" * 10),
     ],
 )
 def test_wrong_usage_exits_with_2_and_sends_nothing(arguments: tuple[str, ...]) -> None:

@@ -1,3 +1,4 @@
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,28 +61,41 @@ def test_a_busy_worker_is_left_alone_and_rung_when_idle_again(database: Database
     assert rings(database) == ["train"]
 
 
-def old_dataset(database: Database, model: str) -> str:
+def dataset_of(database: Database, model: str) -> str:
     with database.write() as session:
-        job = add_dataset(session, images={"a": 10}, model=model)
-        job.created_at = database_now(session) - timedelta(hours=1)
-        return job.id
+        return add_dataset(session, images={"a": 10}, model=model).id
 
 
-def job_after_tick(database: Database, job_id: str, folder: Path) -> Job:
-    tick(database, LocalStore(folder), Settings(), None)
+def job_after_tick(database: Database, job_id: str, folder: Path, absent: dict[str, float]) -> Job:
+    tick(database, LocalStore(folder), Settings(), absent=absent)
     with database.read() as session:
         return session.get_one(Job, job_id)
 
 
+def long_ago() -> float:
+    return time.monotonic() - Settings().missing_model_seconds - 1
+
+
 def test_a_dataset_no_worker_has_weights_for_fails_with_the_remedy(database: Database, tmp_path: Path) -> None:
-    job_id = old_dataset(database, "sd14")
+    job_id = dataset_of(database, "sd14")
     worker(database, "generate", models=("digits-sd",))
-    job = job_after_tick(database, job_id, tmp_path)
+    job = job_after_tick(database, job_id, tmp_path, {"sd14": long_ago()})
     assert job.state == "failed"
     assert job.error is not None
     assert "hf download CompVis/stable-diffusion-v1-4" in str(job.error["detail"])
 
 
+def test_a_model_whose_worker_restarts_costs_no_job(database: Database, tmp_path: Path) -> None:
+    job_id = dataset_of(database, "sd14")
+    worker(database, "generate", models=("digits-sd",))
+    absent: dict[str, float] = {}
+    assert job_after_tick(database, job_id, tmp_path, absent).state == "queued"
+    absent["sd14"] = long_ago()
+    worker(database, "generate", models=("sd14",))
+    assert job_after_tick(database, job_id, tmp_path, absent).state == "queued"
+    assert absent == {}
+
+
 def test_a_dataset_waits_while_no_worker_is_alive_at_all(database: Database, tmp_path: Path) -> None:
-    job_id = old_dataset(database, "sd14")
-    assert job_after_tick(database, job_id, tmp_path).state == "queued"
+    job_id = dataset_of(database, "sd14")
+    assert job_after_tick(database, job_id, tmp_path, {"sd14": long_ago()}).state == "queued"

@@ -13,7 +13,7 @@ from tests.rows import add_dataset, claim, state_of, stored
 
 def ticked(database: Database, folder: Path) -> LocalStore:
     store = LocalStore(folder)
-    tick(database, store, Settings(), None)
+    tick(database, store, Settings(), absent={})
     return store
 
 

@@ -84,6 +84,23 @@ def test_shards_nobody_wants_rest_until_a_dataset_needs_them(database: Database)
     assert [lease.stop_slot for lease in claim(database)] == [10]
 
 
+def test_a_failed_shard_that_another_dataset_revives_counts_once_in_the_first(database: Database) -> None:
+    first = dataset(database, a=148)
+    plan_all(database, first)
+    lease = claim(database)[0]
+    with database.write() as session:
+        leases.give_up(session, lease, reason="broken", max_attempts=1)
+    with database.read() as session:
+        assert session.get_one(Job, first).failed == 128
+    plan_all(database, dataset(database, a=128))
+    revived = claim(database)[0]
+    with database.write() as session:
+        leases.commit(session, revived, stored(revived))
+    with database.read() as session:
+        job = session.get_one(Job, first)
+    assert (job.done, job.failed) == (128, 0)
+
+
 @settings(deadline=None, max_examples=25)
 @given(amounts=st.lists(st.integers(1, 700), min_size=1, max_size=5), slots=st.integers(1, 200))
 def test_tiles_never_gap_or_overlap_and_each_dataset_takes_what_it_asked(amounts: list[int], slots: int) -> None:

@@ -47,7 +47,7 @@ def dataset(api: httpx2.Client, database: Database, store: LocalStore, api_setti
     for lease in claim(database, limit=100):
         with database.write() as session:
             leases.commit(session, lease, store_shard(store, lease, (1,)))
-    tick(database, store, api_settings, None)
+    tick(database, store, api_settings, absent={})
     return job_id
 
 

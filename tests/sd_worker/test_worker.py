@@ -55,7 +55,7 @@ class Place:
         return job.id
 
     def tick(self) -> None:
-        tick(self.database, self.store, self.settings, None)
+        tick(self.database, self.store, self.settings, absent={})
 
     def job(self, job_id: str) -> Job:
         with self.database.read() as session:
@@ -201,6 +201,16 @@ def test_a_shard_that_cannot_be_drawn_fails_with_its_reason(place: Place) -> Non
     assert job is not None
     assert job.state == "failed"
     assert "IndexError" in str((job.error or {})["detail"])
+
+
+def test_a_worker_whose_every_batch_fails_ends_so_that_a_fresh_one_takes_over(place: Place) -> None:
+    place.dataset(per_class=2)
+    with place.database.write() as session:
+        session.execute(update(DatasetClass).values(text={"id": "n1", "names": []}))
+    with pytest.raises(SystemExit, match="3 batches in a row failed"):
+        work_once(place)
+    with place.database.read() as session:
+        assert set(session.scalars(select(Shard.state))) == {"pending"}
 
 
 def test_a_store_that_is_away_costs_no_attempt(place: Place) -> None:
