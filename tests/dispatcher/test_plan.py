@@ -37,10 +37,11 @@ def takes(database: Database, job_id: str) -> list[int]:
 
 def test_a_window_is_planned_breadth_first(database: Database) -> None:
     job_id = dataset(database, a=300, b=300)
-    with database.write() as session:
-        plan_job(session, session.get_one(Job, job_id), shard_slots=128, window=3)
-        plan_job(session, session.get_one(Job, job_id), shard_slots=128, window=3)
-    assert tiles(database) == [("a-text", 0, 128), ("a-text", 128, 256), ("b-text", 0, 128)]
+    for window in (2, 3, 4):
+        with database.write() as session:
+            plan_job(session, session.get_one(Job, job_id), shard_slots=128, window=window)
+    spans = [("a-text", 0, 128), ("a-text", 128, 256), ("b-text", 0, 128), ("b-text", 128, 256)]
+    assert tiles(database) == spans
 
 
 def test_a_larger_dataset_continues_where_a_smaller_one_ended(database: Database) -> None:
