@@ -40,10 +40,10 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-up: ## Start the docker-compose deployment (needs Docker and .env; without Docker: synthclone up)
+up: ## Start the services in Docker (needs Docker Compose 2 and .env; without Docker: synthclone up)
 	docker compose up --detach --build --wait
 
-down: ## Stop the docker-compose deployment; volumes stay
+down: ## Stop the services in Docker; volumes stay
 	docker compose down
 
 migrate: $(STAMP) ## Bring the configured database and bucket up to date
@@ -58,3 +58,4 @@ env-example: $(STAMP) ## Write .env.example from the settings
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
 	$(BIN)/python -m bench.generate
 	$(BIN)/python -m bench.accept_in1k
+	$(BIN)/python -m bench.demo

@@ -1,11 +1,9 @@
 """`python -m shared.build_lexicon`: fetch WordNet and write the lexicon, where no command line is installed."""
 
 import logging
-import sys
 
-from .errors import AppError
+from .entry import run
 from .lexicon import build_lexicon
-from .logs import configure_logs
 from .settings import Settings
 from .wordnet import fetch_wordnet
 
@@ -18,10 +16,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    configured = Settings()
-    configure_logs(configured.log_format)
-    try:
-        main(configured)
-    except AppError as problem:
-        logger.error(problem.detail)
-        sys.exit(problem.exit_code)
+    run(main)

@@ -1,11 +1,9 @@
 """`python -m shared.migrate`: bring the database to the newest schema and create the bucket."""
 
 import logging
-import sys
 
 from .database import Database
-from .errors import AppError
-from .logs import configure_logs
+from .entry import run
 from .schema import upgrade
 from .settings import Settings
 from .storage import S3Store, open_store
@@ -25,10 +23,4 @@ def migrate(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    configured = Settings()
-    configure_logs(configured.log_format)
-    try:
-        migrate(configured)
-    except AppError as problem:
-        logger.error(problem.detail)
-        sys.exit(problem.exit_code)
+    run(migrate)

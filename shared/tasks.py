@@ -6,12 +6,10 @@ A consumer does one claim's worth of work at a time; what it holds when it stops
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +18,8 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from sqlalchemy.exc import DBAPIError
 
 from .database import DATABASE_AWAY
-from .errors import ConfigurationError, Unavailable
+from .entry import run
+from .errors import Unavailable
 from .logs import configure_logs
 from .queue import MESSAGE_VERSION, Kind, celery_app
 from .settings import Settings
@@ -84,21 +83,14 @@ def stop_on_signal() -> threading.Event:
     return stop
 
 
-def main_polling(make_consumer: Callable[[Settings], Consumer], settings: Settings) -> None:
-    configure_logs(settings.log_format)
-    stop = stop_on_signal()
-    with exit_on_misconfiguration():
+def run_polling(make_consumer: Callable[[Settings], Consumer]) -> None:
+    """The process of a worker without a broker."""
+
+    def work(settings: Settings) -> None:
+        stop = stop_on_signal()
         poll(make_consumer(settings), stop, poll_seconds=settings.poll_seconds)
 
-
-@contextmanager
-def exit_on_misconfiguration() -> Iterator[None]:
-    """What only an operator can repair ends the process with its message and exit code."""
-    try:
-        yield
-    except ConfigurationError as problem:
-        logger.error(problem.detail)
-        sys.exit(problem.exit_code)
+    run(work)
 
 
 def stop_file(parent_pid: int) -> Path:

@@ -1,6 +1,7 @@
 """Fixtures for many tests: a real database of each kind, and the API behind a real socket."""
 
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import delete
 
@@ -39,6 +41,8 @@ def lexicon_path() -> Path:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """An empty database of this test run, on the server that `psql` reaches without arguments."""
+    if shutil.which("createdb") is None:
+        pytest.skip("PostgreSQL's createdb is not installed")
     name = f"synthclone_test_{os.getpid()}"
     created = subprocess.run(["createdb", name], capture_output=True, text=True, check=False)
     if created.returncode != 0:
@@ -84,10 +88,9 @@ def changed(settings: Settings, **changes: object) -> Settings:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
+def serving(app: FastAPI) -> Iterator[str]:
     """The API in a thread, on a port of its own; yields its address."""
     listener = listen("127.0.0.1", 0)
-    app = create_app(settings)
     server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -105,7 +108,7 @@ def api_settings(database_url: str, lexicon_path: Path, tmp_path_factory: pytest
 
 @pytest.fixture(scope="session")
 def api_url(api_settings: Settings) -> Iterator[str]:
-    with serving(api_settings) as url:
+    with serving(create_app(api_settings)) as url:
         yield url
 
 
@@ -128,7 +131,7 @@ def serve_api() -> Iterator[ServeApi]:
     with ExitStack() as running:
 
         def start(settings: Settings) -> httpx2.Client:
-            url = running.enter_context(serving(settings))
+            url = running.enter_context(serving(create_app(settings)))
             return running.enter_context(httpx2.Client(base_url=url, timeout=30))
 
         yield start

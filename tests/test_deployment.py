@@ -1,5 +1,7 @@
 """The compose files and the manifests agree with the settings, the images and the database they are for."""
 
+import ast
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from shared.tables import Recipe, Shard
 
 ROOT = Path(__file__).parents[1]
 COMPOSE_FILES = (ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml")
+README = ROOT / "README.md"
 DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
 MANIFESTS = [ROOT / "k8s/base", *sorted(ROOT.glob("k8s/overlays/*"))]
 CUSTOM_KINDS = {"ScaledObject", "TriggerAuthentication"}
@@ -103,6 +106,15 @@ def test_compose_has_no_default_for_a_secret(missing: str, tmp_path: Path) -> No
 
 
 @needs_compose
+def test_the_command_in_the_readme_makes_every_secret(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^    for name in .*?^    done > \.env$", README.read_text(), re.MULTILINE | re.DOTALL)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    secrets = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    assert render_compose(tmp_path, secrets).returncode == 0
+    assert len({value for value in secrets.values() if len(value) >= 32}) == len(COMPOSE_SECRETS)
+
+
+@needs_compose
 def test_every_compose_service_has_valid_settings_and_sets_what_has_no_default(compose: Document) -> None:
     for name, service in our_services(compose).items():
         assert as_settings(service["environment"]).model_fields_set >= SET_BY_DEPLOYMENT, name
@@ -129,6 +141,40 @@ def test_services_that_keep_files_have_a_volume_for_them(compose: Document) -> N
     mounts = {name: [volume.split(":")[1] for volume in compose[name].get("volumes", [])] for name in compose}
     with_volume = {name for name in our_services(compose) if "/var/lib/synthclone" in mounts[name]}
     assert with_volume == services_that_keep_files()
+
+
+@needs_compose
+def test_every_python_command_of_compose_starts_code_that_exists(compose: Document) -> None:
+    commands = {name: service["command"] for name, service in compose.items() if "command" in service}
+    checks = {name: service["healthcheck"]["test"] for name, service in compose.items() if "healthcheck" in service}
+    assert start_code_that_exists(commands) == {"migrate"}
+    assert start_code_that_exists(checks) == {"prompt_api", "sd_worker"}
+
+
+@needs_kubectl
+@each_manifest
+def test_every_python_command_of_the_pods_starts_code_that_exists(folder: Path) -> None:
+    commands = {
+        f"{name} {container['name']}": container["command"]
+        for name, pod in pods(folder).items()
+        for container in [*pod["containers"], *pod.get("initContainers", [])]
+        if "command" in container
+    }
+    waiting = {f"{path.parent.name.replace('_', '-')} wait-for-schema" for path in DOCKERFILES}
+    assert start_code_that_exists(commands) == {"migrate main"} | waiting
+
+
+def start_code_that_exists(commands: dict[str, list[str]]) -> set[str]:
+    """Names of the commands that run Python; raises ImportError or SyntaxError, or fails, for one that cannot."""
+    found = {name: words[words.index("python") + 1 :] for name, words in commands.items() if "python" in words}
+    for name, (option, code) in found.items():
+        assert option in ("-m", "-c"), name
+        if option == "-m":
+            assert importlib.util.find_spec(code), name
+        else:
+            imports = [node for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(ast.Module(imports, []), name, "exec"), {})
+    return set(found)
 
 
 def services_that_keep_files() -> set[str]:

@@ -7,6 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import JsonValue
 
+from services.prompt_api.examples import RECORDED
 from services.prompt_api.openapi import document
 
 COMMITTED = Path(__file__).parents[1] / "openapi.json"
@@ -31,6 +32,19 @@ def test_every_body_has_an_example_and_every_bad_body_is_documented() -> None:
     for entry in bodies:
         assert entry["requestBody"]["content"]["application/json"]["examples"]
         assert {"400", "413", "415", "422"} <= set(entry["responses"])
+
+
+def test_every_json_answer_of_success_has_an_example() -> None:
+    answers = [
+        (entry["operationId"], media)
+        for _, _, entry in OPERATIONS
+        for status, answer in entry["responses"].items()
+        for kind, media in answer.get("content", {}).items()
+        if status.startswith("2") and kind == "application/json"
+    ]
+    assert {name for name, _ in answers} >= set(RECORDED)
+    assert len(answers) == 26
+    assert [name for name, media in answers if not {"example", "examples"} & set(media)] == []
 
 
 def examples() -> list[tuple[str, JsonValue, JsonValue]]:

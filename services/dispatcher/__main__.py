@@ -6,12 +6,12 @@ from functools import partial
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.logs import configure_logs
+from shared.entry import run
 from shared.queue import celery_app, ring
 from shared.schema import open_database
 from shared.settings import Settings
 from shared.storage import open_store
-from shared.tasks import exit_on_misconfiguration, stop_on_signal
+from shared.tasks import stop_on_signal
 
 from .missing import AbsentSince
 from .tick import tick
@@ -19,12 +19,9 @@ from .tick import tick
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
-    settings = Settings()
-    configure_logs(settings.log_format)
+def main(settings: Settings) -> None:
     stop = stop_on_signal()
-    with exit_on_misconfiguration():
-        database, store = open_database(settings.sqlalchemy_url), open_store(settings)
+    database, store = open_database(settings.sqlalchemy_url), open_store(settings)
     bell = partial(ring, celery_app(settings)) if settings.redis_url else None
     absent: AbsentSince = {}
     while not stop.is_set():
@@ -36,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

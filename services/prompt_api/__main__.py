@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import sys
 
 import uvicorn
 from fastapi import FastAPI
@@ -10,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 
 from shared import schema
 from shared.database import Database
-from shared.errors import AppError, ConfigurationError, Unavailable
-from shared.logs import configure_logs
+from shared.entry import run
+from shared.errors import ConfigurationError, Unavailable
 from shared.settings import Settings
 
 from .app import create_app
@@ -60,10 +59,4 @@ def check_database(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    configured = Settings()
-    configure_logs(configured.log_format)
-    try:
-        serve(configured)
-    except AppError as problem:
-        logger.error(problem.detail)
-        sys.exit(problem.exit_code)
+    run(serve)

@@ -18,6 +18,7 @@ from shared.storage import open_store
 from . import catalogue, dataset_images, datasets, evaluations, events, health, jobs, trainings
 from .body_limit import BodyLimit
 from .dependencies import refuse_nul
+from .examples import RECORDED
 from .new_jobs import VERSION
 from .problems import install_problems, problem_schemas
 
@@ -30,6 +31,9 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, JsonValue]:
         document = super().openapi()
         document["components"]["schemas"] |= problem_schemas()
+        for operation in [operation for item in document["paths"].values() for operation in item.values()]:
+            for status, answer in RECORDED.get(operation["operationId"], {}).items():
+                operation["responses"][status]["content"]["application/json"]["example"] = answer
         return document
 
 

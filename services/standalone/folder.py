@@ -40,7 +40,7 @@ def check_mode(settings: Settings) -> None:
     if settings.mode != "standalone" or settings.redis_url is not None:
         raise ConfigurationError(
             "`synthclone up` runs the standalone mode; unset SYNTHCLONE_MODE and SYNTHCLONE_REDIS_URL, "
-            "or start the services of a cluster with docker-compose or Kubernetes"
+            "or start the services of a cluster with Docker Compose or Kubernetes"
         )
 
 

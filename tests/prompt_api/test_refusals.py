@@ -5,11 +5,12 @@ import pytest
 from pydantic import JsonValue
 from sqlalchemy import func, select
 
+from services.prompt_api.app import create_app
 from shared import lifecycle
 from shared.database import Database
 from shared.settings import Settings
 from shared.tables import Job
-from tests.conftest import ServeApi, changed
+from tests.conftest import ServeApi, changed, serving
 
 JSON = {"content-type": "application/json"}
 DIGITS: dict[str, JsonValue] = {"classes": "digits", "images_per_class": 2}
@@ -127,6 +128,31 @@ def test_an_unknown_address_is_a_404_problem(api: httpx2.Client, path: str) -> N
     answer = api.get(path)
     assert (answer.status_code, answer.json()["status"]) == (404, 404)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+def test_an_unknown_job_can_be_neither_cancelled_nor_retried(
+    api: httpx2.Client, database: Database, action: str
+) -> None:
+    answer = api.post(f"/jobs/ds-00000000000000000000000000/{action}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert "ds-00000000000000000000000000" in answer.json()["detail"]
+    assert jobs(database) == 0
+
+
+def raise_bug() -> None:
+    raise RuntimeError("cannot read /etc/secret with password hunter2")
+
+
+def test_a_bug_is_a_500_problem_that_gives_nothing_away(api_settings: Settings) -> None:
+    app = create_app(api_settings)
+    app.add_api_route("/bug", raise_bug)
+    with serving(app) as url:
+        answer = httpx2.get(f"{url}/bug")
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert (problem["status"], problem["instance"], "log" in problem["detail"]) == (500, "/bug", True)
+    assert not any(word in answer.text for word in ("secret", "hunter2", "raise_bug", "Traceback"))
 
 
 @pytest.mark.parametrize("query", ["cursor=%00", "state=asleep", "limit=0", "limit=1000000", "kind=images"])
