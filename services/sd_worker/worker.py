@@ -121,7 +121,8 @@ class ShardWorker:
             if self.queue and claimed[0].recipe_digest != self.recipe_digest:
                 self.next_leases = claimed  # another recipe waits until this one's slots are drawn
                 return
-            attempt(partial(self.accept, claimed), on_failure=partial(self.give_up, shard_ids))
+            if not attempt(partial(self.accept, claimed), on_failure=partial(self.give_up, shard_ids)):
+                self.count_failure()
 
     def claim(self) -> list[ShardLease]:
         """A few pending shards, unless this worker has gone on for long enough."""
@@ -177,11 +178,14 @@ class ShardWorker:
         if attempt(partial(self.draw, batch), on_failure=partial(self.give_up, shard_ids)):
             self.failures = 0
             return len(batch)
+        self.count_failure()
+        return 0
+
+    def count_failure(self) -> None:
+        """A GPU can fail for good within one process; then the next shards belong to a fresh one."""
         self.failures += 1
         if self.failures == MOST_FAILURES:
-            # A GPU can fail for good within one process; its next shards belong to a fresh one.
-            raise SystemExit(f"{MOST_FAILURES} batches in a row failed; see the log")
-        return 0
+            raise SystemExit(f"{MOST_FAILURES} failures in a row; see the log")
 
     def draw(self, batch: list[Slot]) -> None:
         assert self.generator is not None

@@ -207,7 +207,7 @@ def test_a_worker_whose_every_batch_fails_ends_so_that_a_fresh_one_takes_over(pl
     place.dataset(per_class=2)
     with place.database.write() as session:
         session.execute(update(DatasetClass).values(text={"id": "n1", "names": []}))
-    with pytest.raises(SystemExit, match="3 batches in a row failed"):
+    with pytest.raises(SystemExit, match="3 failures in a row"):
         work_once(place)
     with place.database.read() as session:
         assert set(session.scalars(select(Shard.state))) == {"pending"}
