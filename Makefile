@@ -22,7 +22,7 @@ install: $(STAMP) ## Create .venv with exactly the versions of constraints.txt
 demo: $(STAMP) ## The whole chain on this machine: draw, train, test on real digits; results in demo/
 	$(BIN)/synthclone demo --data demo
 
-demo-model: $(STAMP) lexicon ## Train the built-in generator digits-sd again (about ten CPU minutes)
+demo-model: $(STAMP) lexicon ## Train the built-in generator digits-sd again (ten to twenty minutes)
 	$(BIN)/python -m services.standalone.demo_model --out models/digits-sd
 
 lexicon: $(STAMP) ## Read WordNet 3.0 into data/lexicon.json unless it is there

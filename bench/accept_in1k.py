@@ -5,7 +5,6 @@ their own on the same server, one after the other, and are asked over a socket. 
 are planned and one window of them finished, so rate and class counts are worked out for every GET.
 """
 
-import json
 import os
 import socket
 import statistics
@@ -28,10 +27,9 @@ from shared.schema import upgrade
 from shared.settings import Settings
 from shared.storage import LocalStore
 
-from .machine import machine, versions
+from .machine import write_result
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "bench/results/accept_in1k.json"
 MODEL = "sd14"
 REQUEST = {"classes": "in1k", "prompt": "description", "scale": 2, "size": "50x", "model": MODEL}
 POSTS = 7
@@ -158,16 +156,13 @@ def main() -> None:
     print(f"{'':14}{'prompt_api':>12}{'bare':>10}{'ratio':>8}")
     for name, mine, plain in zip(Measured._fields, ours, bare, strict=True):
         print(f"{name:14}{mine * 1000:12.1f}{plain * 1000:10.1f}{mine / plain:8.2f}")
-    result = {
+    facts = {
         "images": images,
         "done_at_get": done,
         "seconds": {"prompt_api": ours._asdict(), "bare": bare._asdict()},
         "ratios": {name: round(ours[i] / bare[i], 2) for i, name in enumerate(Measured._fields)},
-        "machine": machine(),
-        "versions": versions(PACKAGES),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("accept_in1k", facts, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `python -m bench.demo`. The demo runs in an empty folder with everything it normally does.
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -12,11 +11,9 @@ from rich.console import Console
 
 from services.standalone.demo.plan import DemoPlan
 from services.standalone.demo.run import run_demo
-from shared.settings import PROJECT_ROOT
 
-from .machine import machine, versions
+from .machine import write_result
 
-RESULT = PROJECT_ROOT / "bench/results/demo.json"
 LIMIT_SECONDS = 360.0
 
 
@@ -26,13 +23,8 @@ def main() -> None:
         run_demo(DemoPlan(), Path(folder), Console(stderr=True))
     seconds = time.perf_counter() - started
     print(f"demo {seconds:.0f} s, {seconds / LIMIT_SECONDS:.2f} of the {LIMIT_SECONDS:.0f} s it may take")
-    result = {
-        "seconds": round(seconds, 1),
-        "ratio": round(seconds / LIMIT_SECONDS, 3),
-        "machine": machine(),
-        "versions": versions(("torch", "diffusers", "timm")),
-    }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    facts = {"seconds": round(seconds, 1), "ratio": round(seconds / LIMIT_SECONDS, 3)}
+    write_result("demo", facts, ("torch", "diffusers", "timm"))
 
 
 if __name__ == "__main__":

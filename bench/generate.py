@@ -4,7 +4,6 @@
 upload, commit. Both run in one process, taking turns, so that a slow moment of the machine hits both.
 """
 
-import json
 import statistics
 import tempfile
 import threading
@@ -23,13 +22,12 @@ from shared.database import Database
 from shared.lexicon import load_lexicon
 from shared.migrate import migrate
 from shared.schema import DEFAULT_TEAM
-from shared.settings import PROJECT_ROOT, Settings
+from shared.settings import Settings
 from shared.specs import DatasetRequest
 from shared.storage import open_store
 
-from .machine import machine, versions
+from .machine import write_result
 
-RESULT = PROJECT_ROOT / "bench/results/generate.json"
 ROUNDS = 4
 IMAGES = 640
 BATCH = 32
@@ -102,15 +100,13 @@ def main() -> None:
     print(f"{'diffusers loop':16}{IMAGES / plain:8.1f} images/s")
     print(f"{'sd_worker':16}{IMAGES / ours:8.1f} images/s")
     print(f"{'time ratio':16}{ours / plain:8.3f}")
-    result = {
+    facts = {
         "images": IMAGES,
         "batch": BATCH,
         "seconds": {"diffusers_loop": [pair[0] for pair in seconds], "sd_worker": [pair[1] for pair in seconds]},
         "ratio": round(ours / plain, 3),
-        "machine": machine(),
-        "versions": versions(("torch", "diffusers", "transformers")),
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("generate", facts, ("torch", "diffusers", "transformers"))
 
 
 if __name__ == "__main__":
