@@ -16,7 +16,6 @@ from .session import Client
 from .setup import load_settings
 
 CLIENT_VARIABLES = ("SYNTHCLONE_API_URL", "SYNTHCLONE_API_TOKEN")
-COLOURS = {"ok": "green", "wrong": "red", "skipped": "yellow"}
 
 
 class Finding(BaseModel):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from . import lifecycle
 from .database import database_now
 from .errors import LostLease
-from .tables import DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+from .tables import ACTIVE, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
 
 
 class ShardLease(NamedTuple):
@@ -52,14 +52,14 @@ def wanted() -> ColumnElement[bool]:
     return (
         select(DatasetShard.job_id)
         .join(Job, Job.id == DatasetShard.job_id)
-        .where(DatasetShard.shard_id == Shard.id, Job.state.in_(("queued", "running")), ~Job.cancel_requested)
+        .where(DatasetShard.shard_id == Shard.id, Job.state.in_(ACTIVE), ~Job.cancel_requested)
         .exists()
     )
 
 
 def fair_jobs(models: Sequence[str]) -> Select[str]:
     """Jobs with pending shards: the team with the fewest leased shards first, then priority, then age."""
-    live = and_(Job.state.in_(("queued", "running")), ~Job.cancel_requested)
+    live = and_(Job.state.in_(ACTIVE), ~Job.cancel_requested)
     load = (
         select(Job.team_id, func.count().label("leased"))
         .join(DatasetShard, DatasetShard.job_id == Job.id)
@@ -225,7 +225,7 @@ def takes(session: Session, shard_ids: Sequence[int]) -> list[Taken]:
         select(DatasetShard.job_id, DatasetShard.position, DatasetShard.take, Shard)
         .join(Shard, Shard.id == DatasetShard.shard_id)
         .join(Job, Job.id == DatasetShard.job_id)
-        .where(Shard.id.in_(shard_ids), Job.state.in_(("queued", "running")))
+        .where(Shard.id.in_(shard_ids), Job.state.in_(ACTIVE))
         .order_by(DatasetShard.job_id, DatasetShard.position)
     ).all()
     return [count_take(job_id, position, take, shard) for job_id, position, take, shard in links]
@@ -277,7 +277,7 @@ def count_taken(session: Session, taken_shards: Sequence[Taken], *, reused: bool
 def add_to_job(session: Session, job_id: str, *, done: int, failed: int, rejected: int, reused: int) -> None:
     row = session.execute(
         update(Job)
-        .where(Job.id == job_id, Job.state.in_(("queued", "running")))
+        .where(Job.id == job_id, Job.state.in_(ACTIVE))
         .values(
             done=Job.done + done,
             failed=Job.failed + failed,

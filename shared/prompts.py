@@ -15,7 +15,6 @@ from pydantic import (
     Field,
     JsonValue,
     PlainSerializer,
-    TypeAdapter,
     model_validator,
 )
 
@@ -114,12 +113,6 @@ PromptField = Annotated[
     PlainSerializer(write_prompt),
 ]
 """A PromptSpec that is read and written as users write it: "description" or {"template": "..."}."""
-
-PROMPT_FIELD: TypeAdapter[PromptSpec] = TypeAdapter(PromptField)
-
-
-def parse_prompt(value: str | Mapping[str, str]) -> PromptSpec:
-    return PROMPT_FIELD.validate_python(value)
 
 
 class Prompt(NamedTuple):

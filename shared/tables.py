@@ -27,7 +27,8 @@ BIG = BigInteger().with_variant(Integer(), "sqlite")
 
 JOB_STATES = ("waiting", "queued", "running", "succeeded", "partial", "failed", "cancelled")
 TERMINAL = ("succeeded", "partial", "failed", "cancelled")
-LIVE = ("waiting", "queued", "running")
+# A dataset in one of these may still get images.
+ACTIVE = ("queued", "running")
 SHARD_STATES = ("pending", "leased", "done", "failed", "dormant")
 
 

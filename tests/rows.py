@@ -1,5 +1,6 @@
 """Rows that tests start from, made the way the API makes them."""
 
+from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from services.dispatcher.plan import plan_job
@@ -8,7 +9,7 @@ from shared.classes import ClassText
 from shared.database import Database, database_now
 from shared.ids import job_id
 from shared.leases import ShardLease, StoredShard
-from shared.prompts import PromptSpec
+from shared.prompts import PromptField, PromptSpec
 from shared.specs import Recipe
 from shared.tables import DatasetClass, Job
 from shared.tables import Recipe as RecipeRow
@@ -23,6 +24,11 @@ RECIPE = Recipe(
     prompt=PromptSpec(kind="name"),
     seed=0,
 )
+
+
+def parse_prompt(value: str | dict[str, str]) -> PromptSpec:
+    """As a request's `prompt` is read."""
+    return TypeAdapter(PromptField).validate_python(value)
 
 
 def add_dataset(

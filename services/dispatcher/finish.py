@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from shared import lifecycle
 from shared.database import Database
 from shared.storage import ObjectStore
-from shared.tables import DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+from shared.tables import ACTIVE, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
 
 
 class LinkedShard(NamedTuple):
@@ -29,7 +29,7 @@ class LinkedShard(NamedTuple):
 
 def ended_datasets(session: Session) -> list[Job]:
     """Datasets with nothing left to draw, and those whose cancellation was asked."""
-    query = select(Job).where(Job.kind == "dataset", Job.state.in_(("queued", "running")))
+    query = select(Job).where(Job.kind == "dataset", Job.state.in_(ACTIVE))
     return [job for job in session.scalars(query) if job.cancel_requested or job.done + job.failed == job.total]
 
 

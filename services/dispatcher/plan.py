@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from shared.leases import count_reused, uncount_failed
-from shared.tables import DatasetClass, DatasetShard, Job, Shard
+from shared.tables import ACTIVE, DatasetClass, DatasetShard, Job, Shard
 
 
 def open_shards(session: Session, job_id: str) -> int:
@@ -83,7 +83,7 @@ def rest_unwanted(session: Session) -> None:
     live = (
         select(DatasetShard.shard_id)
         .join(Job, Job.id == DatasetShard.job_id)
-        .where(DatasetShard.shard_id == Shard.id, Job.state.in_(("queued", "running")))
+        .where(DatasetShard.shard_id == Shard.id, Job.state.in_(ACTIVE))
         .exists()
     )
     for shard in session.scalars(

@@ -12,7 +12,7 @@ from shared.errors import Unavailable
 from shared.queue import Kind
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.tables import Job
+from shared.tables import ACTIVE, Job
 
 from .doorbell import due_rings
 from .finish import ended_datasets, finish_dataset
@@ -64,7 +64,7 @@ def finish(database: Database, store: ObjectStore) -> None:
 
 
 def plan(database: Database, settings: Settings) -> None:
-    live = select(Job.id).where(Job.kind == "dataset", Job.state.in_(("queued", "running")), ~Job.cancel_requested)
+    live = select(Job.id).where(Job.kind == "dataset", Job.state.in_(ACTIVE), ~Job.cancel_requested)
     with database.read() as session:
         job_ids = session.scalars(live.order_by(Job.priority.desc(), Job.id)).all()
     for job_id in job_ids:

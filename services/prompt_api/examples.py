@@ -12,7 +12,6 @@ RECORDED = TypeAdapter(dict[str, dict[str, JsonValue]]).validate_json(
 
 DATASET_ID = "ds-01k9zt2v6m8q4r5s7w9x0y1a2b"
 TRAINING_ID = "tr-01k9zt3a1b2c3d4e5f6g7h8j9k"
-EVALUATION_ID = "ev-01k9zt4p5q6r7s8t9v0w1x2y3z"
 
 DATASETS: dict[str, Example] = {
     "description": {

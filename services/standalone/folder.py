@@ -7,6 +7,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+from sqlalchemy import make_url
 from sqlalchemy.exc import DatabaseError
 
 from shared.errors import ConfigurationError
@@ -76,7 +77,7 @@ def migrate_database(settings: Settings) -> None:
         migrate(settings)
     except DatabaseError as error:
         raise ConfigurationError(
-            f"the database {settings.sqlalchemy_url} cannot be used ({error.orig}); "
+            f"the database {make_url(settings.sqlalchemy_url)!r} cannot be used ({error.orig}); "
             "restore it, or choose another folder with --data DIR"
         ) from error
 

@@ -8,10 +8,11 @@ from sqlalchemy import func, select
 
 from shared.classes import ClassText
 from shared.database import Database
-from shared.prompts import parse_prompt, used_text
+from shared.prompts import used_text
 from shared.seeds import class_key
 from shared.specs import DatasetSpec
 from shared.tables import DatasetClass, Event, IdempotencyKey, Job, Recipe
+from tests.rows import parse_prompt
 
 DIGITS = {"classes": "digits", "prompt": "description", "scale": 2, "images_per_class": 32}
 

@@ -6,9 +6,10 @@ from pydantic import JsonValue
 
 from shared.classes import ClassText
 from shared.database import Database, database_now
-from shared.prompts import parse_prompt, render
+from shared.prompts import render
 from shared.seeds import slot_seed
 from shared.tables import DatasetClass, Job, Worker
+from tests.rows import parse_prompt
 
 
 def test_the_class_lists_tell_their_sizes(api: httpx2.Client) -> None:

@@ -1,24 +1,24 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from shared.classes import ClassText, resolve_classes
 from shared.errors import Rejected
 from shared.lexicon import Lexicon
 from shared.prompts import (
     FIELDS,
-    PROMPT_FIELD,
     PROMPT_NAMES,
+    PromptField,
     PromptSpec,
     ambiguities,
     fields_used,
     fill,
-    parse_prompt,
     places,
     render,
     used_text,
 )
+from tests.rows import parse_prompt
 
 SHIP = ClassText(
     id="n03947888",
@@ -154,7 +154,7 @@ def test_bad_template_is_refused_with_its_fault(template: str, message: str) -> 
 )
 def test_unknown_prompt_is_refused_with_the_known_ones(value: object) -> None:
     with pytest.raises(ValidationError, match="known: name, hypernym, description, background, captions"):
-        PROMPT_FIELD.validate_python(value)
+        TypeAdapter(PromptField).validate_python(value)
 
 
 @pytest.mark.parametrize("fields", [{"kind": "template"}, {"kind": "name", "template": "x"}])
@@ -165,7 +165,8 @@ def test_template_belongs_to_the_kind_template_alone(fields: dict[str, str]) -> 
 
 @given(SPECS)
 def test_prompts_are_written_as_they_are_read(spec: PromptSpec) -> None:
-    assert PROMPT_FIELD.validate_json(PROMPT_FIELD.dump_json(spec)) == spec
+    field: TypeAdapter[PromptSpec] = TypeAdapter(PromptField)
+    assert field.validate_json(field.dump_json(spec)) == spec
 
 
 def test_stored_spec_is_read_back() -> None:

@@ -8,8 +8,9 @@ from tokenizers.processors import TemplateProcessing
 
 from shared.classes import ClassText
 from shared.errors import ConfigurationError
-from shared.prompts import parse_prompt, places, render
+from shared.prompts import places, render
 from shared.tokens import CLIP_TOKEN_LIMIT, count_tokens
+from tests.rows import parse_prompt
 
 
 @pytest.fixture

@@ -8,14 +8,11 @@ from rich.console import Console
 
 from services.standalone.demo.plan import DemoPlan
 from services.standalone.demo.run import run_demo
-from shared.settings import PROJECT_ROOT
 
 TINY = DemoPlan(images_per_class=2, seeds=(0,), steps=3)
-MODEL = PROJECT_ROOT / "models/digits-sd/model_index.json"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODEL.is_file(), reason="models/digits-sd is not there")
 def test_demo_writes_its_report_and_run_again_reuses_everything(lexicon_path: Path, tmp_path: Path) -> None:
     first = run_demo(TINY, tmp_path, Console(quiet=True))
     again = run_demo(TINY, tmp_path, Console(quiet=True))

@@ -23,7 +23,6 @@ from tests.processes import Processes, wait_until
 CURL = '{"classes":"digits","prompt":"description","scale":2,"images_per_class":32}'
 UP = [sys.executable, "-m", "client.main", "up"]
 WORDNET = PROJECT_ROOT / "data/wordnet"
-MODEL = PROJECT_ROOT / "models/digits-sd/model_index.json"
 
 
 def free_port() -> int:
@@ -179,7 +178,6 @@ def test_service_that_dies_is_started_again(running: Running) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MODEL.is_file(), reason="models/digits-sd is not there")
 def test_the_users_curl_draws_every_image(running: Running) -> None:
     command = ["curl", "-s", "-w", "%{http_code}", "-XPOST", f"{running.url}/datasets"]
     command += ["-H", "content-type: application/json", "-d", CURL]
