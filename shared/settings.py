@@ -1,5 +1,6 @@
 """All configuration, read from SYNTHCLONE_* variables; `.env.example` is generated from this class."""
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -45,6 +46,16 @@ class Settings(BaseSettings):
 
     max_images: int = Field(100_000_000, gt=0, description="Most images in one dataset.")
     max_body_bytes: int = Field(4_194_304, gt=0, description="Largest request body.")
+    body_seconds: float = Field(30, gt=0, description="A request body must arrive within this.")
+    max_streams: int = Field(2000, gt=0, description="Event streams one API process keeps open at once.")
+    requests_per_minute: int = Field(6000, gt=0, description="Of one team, at one API process; beyond: 429.")
+    trusted_hosts: tuple[str, ...] = Field(
+        (), description="JSON list of host names users may address the API by; empty: any with keys, loopback without."
+    )
+    webhook_hosts: tuple[str, ...] = Field(
+        (), description="JSON list of host names webhooks may go to, '*.example.org' for a domain; empty: webhooks off."
+    )
+    webhook_hours: float = Field(24, gt=0, description="An event that no attempt could deliver is given up after this.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where torch sees one.")
     batch_size: int = Field(32, gt=0, le=1024, description="Images drawn at once by one generating worker.")
@@ -57,6 +68,21 @@ class Settings(BaseSettings):
     plan_window: int = Field(512, gt=0, description="Shard rows a job has open ahead of the workers.")
     shard_slots: int = Field(128, gt=0, le=1000, description="Images in one shard.")
     missing_model_seconds: float = Field(30, gt=0, description="A job no live worker has weights for fails after this.")
+    watchdog_seconds: float = Field(
+        300, gt=0, description="A worker that could not claim for this long while work is pending ends itself."
+    )
+    upload_seconds: float = Field(
+        600, gt=0, description="A drawn shard waits this long for an object store that is away."
+    )
+    min_free_bytes: int = Field(
+        268_435_456, ge=0, description="A worker pauses while its disk has less room than this."
+    )
+    sweep_seconds: float = Field(
+        3600, gt=0, description="The dispatcher looks for objects nothing refers to this often."
+    )
+    stray_seconds: float = Field(86_400, gt=0, description="An object that nothing refers to is deleted at this age.")
+    event_days: float = Field(30, gt=0, description="Progress events of a job are kept this long after its end.")
+    idempotency_hours: float = Field(72, gt=0, description="The answer to an Idempotency-Key is kept this long.")
     worker_health_port: int = Field(0, ge=0, le=65535, description="Workers answer /readyz here; 0: they do not.")
     log_format: Literal["console", "json"] = Field("console", description="Format of log lines on stderr.")
 
@@ -94,5 +120,7 @@ def env_example() -> str:
             default = default.relative_to(PROJECT_ROOT)
         elif isinstance(default, bool):
             default = str(default).lower()
+        elif isinstance(default, tuple):
+            default = json.dumps(default)
         lines += ["", f"# {field.description}", f"#SYNTHCLONE_{name.upper()}={default}"]
     return "\n".join(lines) + "\n"

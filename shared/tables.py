@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -63,11 +64,20 @@ def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class Team(Base):
-    __tablename__ = "teams"
+    """Its limits (null: none) and its place in the fair order between teams, in slots divided by weight."""
 
+    __tablename__ = "teams"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime]
+    weight: Mapped[int] = mapped_column(default=1, server_default="1")
+    max_live_jobs: Mapped[int | None]
+    max_images: Mapped[int | None] = mapped_column(BIG)
+    max_leased_shards: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None] = mapped_column(BIG)
+    # Start and finish tag of the team's last claim (start-time fair queuing; docs/decisions/0007).
+    served_from: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    served_until: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class ApiKey(Base):
@@ -79,8 +89,12 @@ class ApiKey(Base):
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"))
     prefix: Mapped[str] = mapped_column(unique=True)
     secret_hash: Mapped[str]
+    name: Mapped[str] = mapped_column(default="", server_default="")
+    scopes: Mapped[list[str]] = mapped_column(JSON_TYPE, server_default='["read", "write"]')
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 class Job(Base):
@@ -120,9 +134,24 @@ class Job(Base):
     lease_until: Mapped[datetime | None]
     fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
+    claimed_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # A dataset stops softly at these, with equally many images of every class; `stop_reason` says at which.
+    deadline: Mapped[datetime | None]
+    budget_images: Mapped[int | None] = mapped_column(BIG)
+    budget_seconds: Mapped[float | None]
+    stop_reason: Mapped[str | None]
+    # What the job cost: slots planned that nobody had drawn, images and bytes made for it, seconds of workers.
+    planned_images: Mapped[int] = mapped_column(BIG, default=0, server_default="0")
+    drawn_images: Mapped[int] = mapped_column(BIG, default=0, server_default="0")
+    stored_bytes: Mapped[int] = mapped_column(BIG, default=0, server_default="0")
+    spent_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    # When somebody last asked to have every object read again; cleared once that is done.
+    verify_asked_at: Mapped[datetime | None]
+    # A shard was drawn again after the manifest was written, so it names an object that is gone.
+    is_manifest_stale: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class JobParent(Base):
@@ -199,10 +228,19 @@ class Shard(Base):
     rejections: Mapped[JsonObject] = mapped_column(default=dict)
     error: Mapped[str | None]
     done_at: Mapped[datetime | None]
+    # The dataset on whose behalf it was claimed last: its team is charged. No foreign key, which SQLite could only
+    # add by rebuilding a table that others refer to.
+    drawn_for: Mapped[str | None]
+    checked_at: Mapped[datetime | None]
+    # Why the object of a finished shard had to be drawn again.
+    damage: Mapped[str | None]
 
 
 class DatasetShard(Base):
-    """A dataset takes the first `take` slots of a shard that others may use too."""
+    """A dataset takes the first `take` slots of a shard that others may use too.
+
+    The counted columns are what this link has added to its class and job, so nothing is counted twice.
+    """
 
     __tablename__ = "dataset_shards"
     __table_args__ = (Index("ix_dataset_shards_shard", "shard_id"),)
@@ -211,6 +249,8 @@ class DatasetShard(Base):
     shard_id: Mapped[int] = mapped_column(ForeignKey("shards.id"), primary_key=True)
     position: Mapped[int]
     take: Mapped[int]
+    counted_done: Mapped[int] = mapped_column(default=0, server_default="0")
+    counted_failed: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Event(Base):
@@ -239,6 +279,8 @@ class Worker(Base):
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     rung_at: Mapped[datetime | None]
+    # Why a live worker does not work, such as a full disk.
+    problem: Mapped[str | None]
 
 
 class Metric(Base):
@@ -256,6 +298,7 @@ class IdempotencyKey(Base):
     """What was answered to a key, so that the same request gets the same answer."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created", "created_at"),)
 
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
     route: Mapped[str] = mapped_column(primary_key=True)
@@ -264,3 +307,44 @@ class IdempotencyKey(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     body: Mapped[JsonObject]
     created_at: Mapped[datetime]
+
+
+class Webhook(Base):
+    """An address that hears of a team's ended jobs. Its secret is derived from the pepper, so it is stored nowhere."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_team", "team_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"))
+    url: Mapped[str]
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class WebhookDelivery(Base):
+    """The outbox: one row per webhook and ended job, written in the transaction that ends the job."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "job_id", "type"),
+        Index(
+            "ix_webhook_deliveries_due",
+            "next_at",
+            sqlite_where=text("delivered_at IS NULL AND failed_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND failed_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BIG, primary_key=True, autoincrement=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    payload: Mapped[JsonObject]
+    created_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]
