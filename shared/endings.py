@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from .errors import AppError, LostLease, Unavailable
+from .errors import AppError, LostLease
 from .job_leases import JobLease, cancel_job, extend_job, fail_job, finish_job, release_job
 from .lifecycle import failure
+from .patience import AWAY
 from .tables import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def ending_of(work: Callable[[], JsonObject | None]) -> Ending:
     """Do the work, which returns None when it was told to stop; expected failures become endings, bugs rise."""
     try:
         result = work()
-    except (Unavailable, OperationalError) as error:
+    except AWAY as error:
         return Ending(unavailable=str(error))
     except LostLease as error:
         logger.warning("work given up", extra={"reason": error.detail})

@@ -6,6 +6,7 @@ AppError
     NotFound            404  no such thing, or it belongs to another team
     Conflict            409  the thing exists but its state forbids this
     Unavailable         503  a part we depend on does not answer right now
+    BeingRedrawn        503  the object was found damaged and is made again; ask later
     ConfigurationError  503  the operator must change something first (exit code 78)
     LostLease           409  another worker owns this work now; whatever we did must not count
     CorruptObject       409  bytes in the bucket differ from what was committed
@@ -44,6 +45,10 @@ class Conflict(AppError):
 
 class Unavailable(AppError):
     status, code, title, exit_code = 503, "unavailable", "A part of the service does not answer", 69
+
+
+class BeingRedrawn(Unavailable):
+    code, title = "being-redrawn", "A damaged object is being made again"
 
 
 class ConfigurationError(AppError):

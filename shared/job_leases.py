@@ -1,6 +1,6 @@
 """Leases of whole jobs: a training or an evaluation belongs to one worker at a time, by the same fence rule."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from sqlalchemy import CursorResult, select, update
@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from . import lifecycle
 from .database import database_now
 from .errors import LostLease
-from .tables import Job, JsonObject
+from .fairness import running_load
+from .tables import Job, JsonObject, Team
 
 
 class JobLease(NamedTuple):
@@ -22,18 +23,19 @@ Hold = Literal["held", "cancelled", "lost"]
 
 
 def claim_job(session: Session, kind: str, *, worker: str, lease_seconds: float) -> JobLease | None:
-    """The next queued job of this kind: highest priority, then oldest."""
+    """The next queued job of this kind: of the team with the least running for its weight, then priority, then age."""
     job = session.scalars(
         select(Job)
+        .join(Team, Team.id == Job.team_id)
         .where(Job.kind == kind, Job.state == "queued", ~Job.cancel_requested)
-        .order_by(Job.priority.desc(), Job.id)
+        .order_by(running_load(kind), Job.priority.desc(), Job.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=Job, skip_locked=True)
     ).first()
     if job is None:
         return None
-    job.lease_owner = worker
-    job.lease_until = database_now(session) + timedelta(seconds=lease_seconds)
+    job.lease_owner, job.claimed_at = worker, database_now(session)
+    job.lease_until = job.claimed_at + timedelta(seconds=lease_seconds)
     job.fence += 1
     job.attempts += 1
     session.flush()
@@ -75,29 +77,44 @@ def save_checkpoint(session: Session, lease: JobLease, checkpoint: JsonObject) -
     write_held(session, lease, checkpoint=checkpoint)
 
 
+def end_lease(session: Session, lease: JobLease, **values: object) -> None:
+    """The job is held no longer; the seconds since its claim are what it cost."""
+    claimed_at = session.scalar(select(Job.claimed_at).where(Job.id == lease.job_id))
+    held_seconds = seconds_since(claimed_at, database_now(session))
+    spent_seconds = Job.spent_seconds + held_seconds
+    write_held(
+        session, lease, lease_owner=None, lease_until=None, claimed_at=None, spent_seconds=spent_seconds, **values
+    )
+
+
+def seconds_since(claimed_at: datetime | None, now: datetime) -> float:
+    """0 of a job that a version claimed which did not note when."""
+    return 0.0 if claimed_at is None else max((now - claimed_at).total_seconds(), 0.0)
+
+
 def finish_job(session: Session, lease: JobLease, result: JsonObject) -> None:
     """End well, unless the same lease already did (a repeated call after an ambiguous COMMIT)."""
     job = session.get_one(Job, lease.job_id)
     if job.state == "succeeded" and job.fence == lease.fence and job.result == result:
         return
-    write_held(session, lease, result=result, done=Job.total)
+    end_lease(session, lease, result=result, done=Job.total)
     lifecycle.transition(session, lease.job_id, "succeeded")
 
 
 def release_job(session: Session, lease: JobLease, *, count_attempt: bool) -> None:
     """Back to the queue; a clean stop does not count as an attempt."""
     attempts = lease.attempts if count_attempt else lease.attempts - 1
-    write_held(session, lease, lease_owner=None, lease_until=None, attempts=attempts)
+    end_lease(session, lease, attempts=attempts)
     lifecycle.transition(session, lease.job_id, "queued")
 
 
 def fail_job(session: Session, lease: JobLease, error: JsonObject) -> None:
-    write_held(session, lease, lease_owner=None, lease_until=None)
+    end_lease(session, lease)
     lifecycle.transition(session, lease.job_id, "failed", error=error)
 
 
 def cancel_job(session: Session, lease: JobLease) -> None:
-    write_held(session, lease, lease_owner=None, lease_until=None)
+    end_lease(session, lease)
     lifecycle.transition(session, lease.job_id, "cancelled")
 
 
@@ -109,7 +126,9 @@ def expire_jobs(session: Session, *, max_attempts: int) -> int:
         .with_for_update(skip_locked=True)
     ).all()
     for job in lost:
-        job.lease_owner = job.lease_until = None
+        assert job.lease_until is not None
+        job.spent_seconds += seconds_since(job.claimed_at, job.lease_until)
+        job.lease_owner = job.lease_until = job.claimed_at = None
         session.flush()
         if job.cancel_requested:
             lifecycle.transition(session, job.id, "cancelled")

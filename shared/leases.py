@@ -3,18 +3,33 @@
 Every function takes an open write transaction, so the caller decides what else happens atomically.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, or_, select, update
 from sqlalchemy.orm import Session
 
-from . import lifecycle
-from .database import database_now
+from . import fairness, lifecycle
+from .claims import Picked, grab
+from .counting import Cost, count
+from .database import clock
 from .errors import LostLease
-from .tables import ACTIVE, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+from .redrawing import counted_damage, note_damage, note_lost, note_redrawn
+from .tables import ACTIVE, Base, DatasetShard, Job, JsonObject, Shard
+
+# Of what one sweep over all shards changes: SQLite takes 32,766 values in a statement.
+MOST_AT_ONCE = 5000
+
+SHARDS = Base.metadata.tables["shards"]
+# Made once and of columns, as in `counting`.
+STORED = ("object_key", "size_bytes", "sha256", "accepted", "short_slots", "rejections")
+COMMIT = (
+    update(SHARDS)
+    .where(SHARDS.c.id == bindparam("of_shard"), SHARDS.c.fence == bindparam("of_fence"), SHARDS.c.state == "leased")
+    .values({name: bindparam(name) for name in STORED})
+    .values(state="done", lease_owner=None, lease_until=None, error=None, done_at=clock())
+    .returning(SHARDS.c.drawn_for, SHARDS.c.damage)
+)
 
 
 class ShardLease(NamedTuple):
@@ -31,13 +46,13 @@ class ShardLease(NamedTuple):
 
     @property
     def object_key(self) -> str:
-        """Unique to this claim, so an object is never overwritten (design section 5)."""
+        """Unique to this claim, so an object is never overwritten (docs/decisions/0003)."""
         span = f"{self.start_slot:08d}-{self.stop_slot:08d}-{self.fence}"
         return f"images/{self.recipe_digest}/{self.class_key}/{span}.tar"
 
 
 class StoredShard(NamedTuple):
-    """A shard object that was verified in the bucket."""
+    """A shard object that was verified in the bucket, and how long a worker took to draw it."""
 
     object_key: str
     size_bytes: int
@@ -45,42 +60,17 @@ class StoredShard(NamedTuple):
     accepted: int
     short_slots: tuple[int, ...]
     rejections: dict[str, int]
+    seconds: float = 0.0
 
 
-def wanted() -> ColumnElement[bool]:
-    """A live dataset still needs the shard."""
+def wanted(*, by: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Such a dataset needs the shard, or one that counted it lost its object."""
     return (
         select(DatasetShard.job_id)
         .join(Job, Job.id == DatasetShard.job_id)
-        .where(DatasetShard.shard_id == Shard.id, Job.state.in_(ACTIVE), ~Job.cancel_requested)
+        .where(DatasetShard.shard_id == Shard.id, or_(by, counted_damage()))
+        .correlate(Shard)
         .exists()
-    )
-
-
-def fair_jobs(models: Sequence[str]) -> Select[str]:
-    """Jobs with pending shards: the team with the fewest leased shards first, then priority, then age."""
-    live = and_(Job.state.in_(ACTIVE), ~Job.cancel_requested)
-    load = (
-        select(Job.team_id, func.count().label("leased"))
-        .join(DatasetShard, DatasetShard.job_id == Job.id)
-        .join(Shard, Shard.id == DatasetShard.shard_id)
-        .where(live, Shard.state == "leased")
-        .group_by(Job.team_id)
-        .subquery()
-    )
-    pending = (
-        select(DatasetShard.job_id)
-        .join(Shard, Shard.id == DatasetShard.shard_id)
-        .join(Recipe, Recipe.digest == Shard.recipe_digest)
-        .where(Shard.state == "pending", Recipe.model.in_(models))
-        .distinct()
-    )
-    return (
-        select(Job.id)
-        .outerjoin(load, load.c.team_id == Job.team_id)
-        .where(live, Job.kind == "dataset", Job.id.in_(pending))
-        .order_by(func.coalesce(load.c.leased, 0), Job.priority.desc(), Job.id)
-        .limit(8)
     )
 
 
@@ -88,38 +78,27 @@ def claim_shards(
     session: Session, *, worker: str, models: Sequence[str], limit: int, lease_seconds: float
 ) -> list[ShardLease]:
     """Up to `limit` pending shards of one job (so of one recipe), breadth first over its classes."""
-    now = database_now(session)
-    for job_id in session.scalars(fair_jobs(models)).all():
-        rows = session.execute(
-            select(Shard, DatasetClass.class_id, DatasetClass.text)
-            .join(DatasetShard, DatasetShard.shard_id == Shard.id)
-            .join(
-                DatasetClass,
-                and_(DatasetClass.job_id == DatasetShard.job_id, DatasetClass.position == DatasetShard.position),
-            )
-            .where(DatasetShard.job_id == job_id, Shard.state == "pending")
-            .order_by(Shard.start_slot, DatasetShard.position)
-            .limit(limit)
-            .with_for_update(of=Shard, skip_locked=True)
-        ).all()
-        leases = [
-            lease_shard(shard, worker, class_id, text, until=now + timedelta(seconds=lease_seconds))
-            for shard, class_id, text in rows
-        ]
-        if leases:
-            session.flush()
-            lifecycle.transition(session, job_id, "running")
-            return leases
+    for candidate in fairness.candidates(session, models):
+        rows = grab_within_limit(session, candidate, most=limit, worker=worker, lease_seconds=lease_seconds)
+        if rows:
+            if candidate.state == "queued":
+                lifecycle.transition(session, candidate.job_id, "running")
+            return [ShardLease(*row) for row in rows]
     return []
 
 
-def lease_shard(shard: Shard, worker: str, class_id: str, text: JsonObject, *, until: object) -> ShardLease:
-    shard.state, shard.lease_owner, shard.lease_until = "leased", worker, until  # type: ignore[assignment]
-    shard.fence += 1
-    shard.attempts += 1
-    return ShardLease(
-        shard.id, shard.fence, shard.recipe_digest, shard.class_key, class_id, text, shard.start_slot, shard.stop_slot
-    )
+def grab_within_limit(
+    session: Session, candidate: fairness.Candidate, *, most: int, worker: str, lease_seconds: float
+) -> Sequence[Picked]:
+    if candidate.max_leased_shards is None:
+        return grab(session, candidate, most=most, worker=worker, lease_seconds=lease_seconds)
+    with session.begin_nested() as savepoint:
+        room = min(most, fairness.room_of(session, candidate.team_id))
+        rows = grab(session, candidate, most=room, worker=worker, lease_seconds=lease_seconds) if room else []
+        if not rows:
+            # Gives the team's row free: a claim that waits for the next team while it holds this one could deadlock.
+            savepoint.rollback()
+    return rows
 
 
 def held(leases: Sequence[ShardLease]) -> ColumnElement[bool]:
@@ -131,9 +110,13 @@ def extend(session: Session, leases: Sequence[ShardLease], *, lease_seconds: flo
     """Ids of the shards that are still ours and still wanted; the rest must stop at the next batch."""
     if not leases:
         return set()
-    until = database_now(session) + timedelta(seconds=lease_seconds)
-    ours = update(Shard).where(held(leases), wanted()).values(lease_until=until).returning(Shard.id)
-    return set(session.scalars(ours).all())
+    until = clock(lease_seconds)
+    # A dataset that stops softly takes what is being drawn, so it counts here and not where shards are claimed.
+    needed = wanted(by=and_(Job.state.in_(ACTIVE), ~Job.cancel_requested))
+    # Locked in the planner's order, or the two could deadlock.
+    session.scalars(select(Shard.id).where(held(leases)).order_by(Shard.id).with_for_update()).all()
+    ours = update(Shard).where(held(leases), needed).values(lease_until=until).returning(Shard.id)
+    return set(session.scalars(ours.execution_options(synchronize_session=False)).all())
 
 
 def release(session: Session, leases: Sequence[ShardLease]) -> None:
@@ -143,42 +126,53 @@ def release(session: Session, leases: Sequence[ShardLease]) -> None:
             update(Shard)
             .where(held(leases))
             .values(state="pending", lease_owner=None, lease_until=None, attempts=Shard.attempts - 1)
+            .execution_options(synchronize_session=False)
         )
 
 
 def give_up(session: Session, lease: ShardLease, *, reason: str, max_attempts: int) -> None:
     """This attempt failed: the shard goes back to the queue, or fails for good when its attempts are used up."""
-    ended = session.execute(
-        update(Shard)
-        .where(held([lease]))
-        .values(
-            state=case((Shard.attempts >= max_attempts, "failed"), else_="pending"),
-            lease_owner=None,
-            lease_until=None,
-            error=reason[:2000],
-        )
-        .returning(Shard.id, Shard.state)
-    ).all()
-    count_ended(session, [shard_id for shard_id, state in ended if state == "failed"])
+    end_attempts(session, held([lease]), max_attempts=max_attempts, error=reason[:2000])
 
 
 def expire(session: Session, *, max_attempts: int) -> int:
     """Take back the shards of silent workers; returns how many."""
-    lost = session.execute(
+    # In one order, so that two dispatchers cannot wait for each other.
+    silent = (
+        select(Shard.id)
+        .where(Shard.state == fairness.LEASED, Shard.lease_until < clock())
+        .order_by(Shard.id)
+        .limit(MOST_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    shard_ids = session.scalars(silent).all()
+    if not shard_ids:
+        return 0
+    lost = f"lost with its worker {max_attempts} times"
+    error = case((Shard.attempts >= max_attempts, lost), else_=Shard.error)
+    return end_attempts(session, Shard.id.in_(shard_ids), max_attempts=max_attempts, error=error)
+
+
+def end_attempts(
+    session: Session, which: ColumnElement[bool], *, max_attempts: int, error: str | ColumnElement[str | None]
+) -> int:
+    ended = session.execute(
         update(Shard)
-        .where(Shard.state == "leased", Shard.lease_until < database_now(session))
+        .where(which)
         .values(
             state=case((Shard.attempts >= max_attempts, "failed"), else_="pending"),
-            error=case(
-                (Shard.attempts >= max_attempts, f"lost with its worker {max_attempts} times"), else_=Shard.error
-            ),
             lease_owner=None,
             lease_until=None,
+            error=error,
         )
-        .returning(Shard.id, Shard.state)
+        .returning(Shard.id, Shard.state, Shard.damage)
+        .execution_options(synchronize_session=False)
     ).all()
-    count_ended(session, [shard_id for shard_id, state in lost if state == "failed"])
-    return len(lost)
+    failed = [row for row in ended if row.state == "failed"]
+    if failed:
+        count(session, [row.id for row in failed])
+        note_lost(session, {row.id: row.damage for row in failed if row.damage is not None})
+    return len(ended)
 
 
 def commit(session: Session, lease: ShardLease, stored: StoredShard) -> None:
@@ -186,107 +180,44 @@ def commit(session: Session, lease: ShardLease, stored: StoredShard) -> None:
 
     Calling it again after an ambiguous COMMIT is safe: if the row already holds our object, nothing happens.
     """
-    done = session.scalars(
-        update(Shard)
-        .where(held([lease]))
-        .values(
-            state="done",
-            lease_owner=None,
-            lease_until=None,
-            object_key=stored.object_key,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-            accepted=stored.accepted,
-            short_slots=list(stored.short_slots),
-            rejections=dict(stored.rejections),
-            error=None,
-            done_at=database_now(session),
-        )
-        .returning(Shard.id)
-    ).all()
-    if done:
-        count_ended(session, [lease.shard_id])
-        return
-    if session.scalar(select(Shard.object_key).where(Shard.id == lease.shard_id)) != stored.object_key:
+    values = {
+        "of_shard": lease.shard_id,
+        "of_fence": lease.fence,
+        **stored._asdict(),
+        "short_slots": list(stored.short_slots),
+        "rejections": dict(stored.rejections),
+    }
+    del values["seconds"]
+    done = session.connection().execute(COMMIT, values).first()
+    if done is not None:
+        count(session, [lease.shard_id], cost=cost_of(done.drawn_for, stored, is_redrawn=done.damage is not None))
+        if done.damage is not None:
+            note_redrawn(session, lease.shard_id)
+    elif session.scalar(select(Shard.object_key).where(Shard.id == lease.shard_id)) != stored.object_key:
         raise LostLease(f"shard {lease.shard_id} was claimed again after fence {lease.fence}")
 
 
-class Taken(NamedTuple):
-    job_id: str
-    position: int
-    done: int
-    failed: int
-    rejected: int
+def cost_of(job_id: str | None, stored: StoredShard, *, is_redrawn: bool) -> Cost | None:
+    """A redrawn shard costs time once more, but its images and bytes only replace those that were counted."""
+    if job_id is None:
+        return None  # claimed by a version that did not charge for it
+    if is_redrawn:
+        return Cost(job_id, 0, 0, stored.seconds)
+    return Cost(job_id, stored.accepted, stored.size_bytes, stored.seconds)
 
 
-def takes(session: Session, shard_ids: Sequence[int]) -> list[Taken]:
-    """What finished shards mean for each live dataset, in job order so that two commits cannot deadlock."""
-    links = session.execute(
-        select(DatasetShard.job_id, DatasetShard.position, DatasetShard.take, Shard)
-        .join(Shard, Shard.id == DatasetShard.shard_id)
-        .join(Job, Job.id == DatasetShard.job_id)
-        .where(Shard.id.in_(shard_ids), Job.state.in_(ACTIVE))
-        .order_by(DatasetShard.job_id, DatasetShard.position)
-    ).all()
-    return [count_take(job_id, position, take, shard) for job_id, position, take, shard in links]
+def report_damage(session: Session, *, object_key: str, reason: str) -> bool:
+    """Have a finished shard drawn again whose object is gone or differs; True if this call brought that about.
 
-
-def count_take(job_id: str, position: int, take: int, shard: Shard) -> Taken:
-    if shard.state == "failed":
-        return Taken(job_id, position, 0, take, 0)
-    short = sum(slot < shard.start_slot + take for slot in shard.short_slots)
-    rejected = sum(int(count) for count in shard.rejections.values() if isinstance(count, int))
-    return Taken(job_id, position, take - short, short, rejected)
-
-
-def count_ended(session: Session, shard_ids: Sequence[int]) -> None:
-    """Count shards that were just done or failed in every live dataset that takes from them."""
-    count_taken(session, takes(session, shard_ids), reused=False)
-
-
-def count_reused(session: Session, job_id: str, shard_ids: Sequence[int]) -> None:
-    """Count shards that were done before this dataset asked for them."""
-    count_taken(session, [taken for taken in takes(session, shard_ids) if taken.job_id == job_id], reused=True)
-
-
-def uncount_failed(session: Session, shard_ids: Sequence[int]) -> None:
-    """Failed shards are about to be tried again: live datasets that counted them must not count them twice."""
-    counted = [taken._replace(failed=-taken.failed) for taken in takes(session, shard_ids)]
-    count_taken(session, counted, reused=False)
-
-
-def count_taken(session: Session, taken_shards: Sequence[Taken], *, reused: bool) -> None:
-    """Class rows first, then the jobs: the one lock order."""
-    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for taken in taken_shards:
-        session.execute(
-            update(DatasetClass)
-            .where(DatasetClass.job_id == taken.job_id, DatasetClass.position == taken.position)
-            .values(
-                done=DatasetClass.done + taken.done,
-                failed=DatasetClass.failed + taken.failed,
-                rejected=DatasetClass.rejected + taken.rejected,
-            )
-        )
-        for index, value in enumerate((taken.done, taken.failed, taken.rejected)):
-            totals[taken.job_id][index] += value
-    for job_id, (done, failed, rejected) in totals.items():
-        add_to_job(session, job_id, done=done, failed=failed, rejected=rejected, reused=done if reused else 0)
-
-
-def add_to_job(session: Session, job_id: str, *, done: int, failed: int, rejected: int, reused: int) -> None:
-    row = session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state.in_(ACTIVE))
-        .values(
-            done=Job.done + done,
-            failed=Job.failed + failed,
-            rejected=Job.rejected + rejected,
-            reused=Job.reused + reused,
-            version=Job.version + 1,
-        )
-        .returning(Job.done, Job.failed, Job.total)
-    ).first()
-    if row is None:
-        return  # it ended since we looked
-    lifecycle.record(session, job_id, "progress", {"done": row.done, "failed": row.failed, "total": row.total})
+    Counts stay: the datasets that counted it do not count it again. The key stays in the row until the next commit.
+    """
+    shard_id = session.scalar(
+        update(Shard)
+        .where(Shard.object_key == object_key, Shard.state == "done")
+        .values(state="pending", attempts=0, damage=reason[:2000])
+        .returning(Shard.id)
+        .execution_options(synchronize_session=False)
+    )
+    if shard_id is not None:
+        note_damage(session, shard_id, object_key, reason)
+    return shard_id is not None

@@ -1,12 +1,13 @@
 """The only writer of job states: a closed set, terminal states never change, every change leaves an event."""
 
 from pydantic import JsonValue
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.orm import Session
 
-from .database import database_now
+from .database import clock, database_now
 from .errors import Conflict
 from .tables import TERMINAL, Event, Job, JobParent, JsonObject
+from .webhooks import announce
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "waiting": ("queued", "failed", "cancelled"),
@@ -25,7 +26,7 @@ def sources(target: str) -> tuple[str, ...]:
 
 def record(session: Session, job_id: str, kind: str, payload: JsonObject) -> None:
     """Append an event; its sequence number is what a reader resumes from."""
-    session.add(Event(job_id=job_id, type=kind, payload=payload, at=database_now(session)))
+    session.execute(insert(Event).values(job_id=job_id, type=kind, payload=payload, at=clock()))
 
 
 def transition(session: Session, job_id: str, target: str, *, error: JsonObject | None = None) -> bool:
@@ -46,6 +47,8 @@ def transition(session: Session, job_id: str, target: str, *, error: JsonObject 
     if error is not None:
         payload["error"] = error
     record(session, job_id, "state", payload)
+    if target in TERMINAL:
+        announce(session, job_id, target, error=error)
     return True
 
 

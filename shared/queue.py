@@ -3,6 +3,8 @@
 from typing import Literal, get_args
 
 from celery import Celery
+from kombu import Connection
+from kombu.exceptions import OperationalError as BrokerError
 
 from .errors import ConfigurationError
 from .settings import Settings
@@ -11,6 +13,14 @@ Kind = Literal["generate", "train", "evaluate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 JOB_KIND: dict[Kind, str] = {"generate": "dataset", "train": "training", "evaluate": "evaluation"}
 MESSAGE_VERSION = 1
+# A dispatcher that rings and a worker's own commands must find out within seconds that the link is dead.
+TRANSPORT_OPTIONS: dict[str, object] = {
+    "visibility_timeout": 900,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -38,17 +48,33 @@ def celery_app(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={
-            "visibility_timeout": 900,
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-        },
+        broker_transport_options=TRANSPORT_OPTIONS,
     )
     return app
 
 
+def load_bell(app: Celery) -> None:
+    """Import what Celery would import at the first ring: a leader must not stop for that in the middle of a tick."""
+    app.finalize()
+    app.connection_for_write().transport  # noqa: B018  the transport's module; nothing is connected
+    app.events.Dispatcher  # noqa: B018
+
+
 def ring(app: Celery, kind: Kind) -> None:
-    """Wake one worker of this kind up."""
-    app.send_task(kind, kwargs={"version": MESSAGE_VERSION}, queue=kind, expires=120)
+    """Wake one worker of this kind up.
+
+    Without an expiry: it would be the ringer's clock against the worker's, and one that is wrong would be deaf.
+    """
+    app.send_task(kind, kwargs={"version": MESSAGE_VERSION}, queue=kind)
+
+
+def broker_answers(url: str) -> bool:
+    """Whether a new connection to the broker works now."""
+    connection = Connection(url, transport_options=TRANSPORT_OPTIONS)
+    try:
+        connection.ensure_connection(max_retries=1, timeout=5)
+    except BrokerError:
+        return False
+    finally:
+        connection.release()
+    return True

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from . import seeds
 from .classes import ClassSelection
@@ -14,6 +14,8 @@ JPEG_QUALITY = 95
 # Beyond this a request is a slip of the keyboard; the total is limited again by Settings.max_images.
 MOST_IMAGES_PER_CLASS = 1_000_000
 MOST_STEPS = 10_000_000
+# One fault is told, not one for each of the hundreds of thousands of items that fit into a body.
+Names = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], FailFast()]
 
 
 class Frozen(BaseModel):
@@ -28,6 +30,19 @@ def check_size(value: str) -> str:
 
 
 Size = Annotated[str, Field(max_length=8), AfterValidator(check_size)]
+
+
+class Budget(Frozen):
+    """A dataset that reaches either stops with equally many images of every class."""
+
+    images: int | None = Field(None, ge=1, description="Most images newly drawn; reused ones are free.")
+    worker_seconds: float | None = Field(None, gt=0, description="Time of generating workers after which it stops.")
+
+    @model_validator(mode="after")
+    def check_limits(self) -> Self:
+        if self.images is None and self.worker_seconds is None:
+            raise ValueError("give images, worker_seconds or both")
+        return self
 
 
 class DatasetRequest(Frozen):
@@ -47,6 +62,8 @@ class DatasetRequest(Frozen):
     steps: int | None = Field(None, ge=1, le=1000, description="Sampler steps; default: the model card's.")
     seed: int = Field(0, ge=0, lt=2**63)
     priority: int = Field(0, ge=0, le=9, description="9 is drawn first within a team.")
+    deadline: AwareDatetime | None = Field(None, description="When to stop with what is drawn by then, balanced.")
+    budget: Budget | None = Field(None, description="How much may be spent before it stops, balanced.")
 
     @model_validator(mode="after")
     def check_amount(self) -> Self:
@@ -105,7 +122,7 @@ Optimizer = Literal["sgd", "adamw"]
 class TrainingRequest(Frozen):
     """Train one network on datasets of ours, or on one registered real training set."""
 
-    datasets: tuple[str, ...] = Field((), max_length=50, description="Dataset ids; their classes must agree.")
+    datasets: Names = Field((), max_length=50, description="Dataset ids; their classes must agree.")
     real: str | None = Field(None, max_length=100, description="A registered real training set, such as digits-train.")
     architecture: str = Field("resnet50", max_length=100, description="Any timm architecture by name.")
     steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Optimizer steps.")
@@ -142,7 +159,7 @@ class TrainingSpec(Frozen):
 
 class EvaluationRequest(Frozen):
     training: str = Field(max_length=100, description="Id of the training whose encoder is tested.")
-    benchmarks: tuple[str, ...] = Field(("digits",), min_length=1, max_length=50)
+    benchmarks: Names = Field(("digits",), min_length=1, max_length=50)
     priority: int = Field(0, ge=0, le=9)
 
 

@@ -112,6 +112,18 @@ class Job(Base):
             sqlite_where=text("state IN ('waiting', 'queued', 'running')"),
             postgresql_where=text("state IN ('waiting', 'queued', 'running')"),
         ),
+        Index(
+            "ix_jobs_stale",
+            "id",
+            sqlite_where=text("is_manifest_stale = 1"),
+            postgresql_where=text("is_manifest_stale"),
+        ),
+        Index(
+            "ix_jobs_verifying",
+            "verify_asked_at",
+            sqlite_where=text("verify_asked_at IS NOT NULL"),
+            postgresql_where=text("verify_asked_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -196,8 +208,11 @@ class Shard(Base):
         one_of("state", SHARD_STATES),
         CheckConstraint("stop_slot > start_slot", name="not_empty"),
         CheckConstraint("state <> 'done' OR object_key IS NOT NULL", name="done_has_object"),
+        # In the order in which a recipe's shards are claimed: breadth first.
         Index(
             "ix_shards_pending",
+            "recipe_digest",
+            "start_slot",
             "id",
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
@@ -207,6 +222,12 @@ class Shard(Base):
             "lease_until",
             sqlite_where=text("state = 'leased'"),
             postgresql_where=text("state = 'leased'"),
+        ),
+        Index(
+            "ix_shards_damaged",
+            "id",
+            sqlite_where=text("damage IS NOT NULL"),
+            postgresql_where=text("damage IS NOT NULL"),
         ),
     )
 

@@ -3,6 +3,7 @@
 A consumer does one claim's worth of work at a time; what it holds when it stops goes back through its leases.
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -21,15 +22,19 @@ from .database import DATABASE_AWAY
 from .entry import run
 from .errors import Unavailable
 from .logs import configure_logs
+from .patience import LONGEST_PAUSE_SECONDS
 from .queue import MESSAGE_VERSION, Kind, celery_app
 from .settings import Settings
+from .watchdog import Watchdog, end_pool, end_process
 
 logger = logging.getLogger(__name__)
-LONGEST_PAUSE_SECONDS = 30.0
 START_AGAIN_SECONDS = 3.0
 
 
 class Consumer(Protocol):
+    @property
+    def watchdog(self) -> Watchdog: ...
+
     def work(self, stop: threading.Event) -> bool:
         """Claim something and do it; False when there was nothing. Stops early, giving leases back, when told."""
 
@@ -54,25 +59,50 @@ def attempt(action: Callable[[], None], on_failure: Callable[[str], None]) -> bo
     return True
 
 
-def drain(consumer: Consumer, stop: threading.Event, *, seconds: float) -> None:
+class Rounds:
+    """Claims again and again; waits out an unreachable database or object store with growing pauses."""
+
+    def __init__(self, consumer: Consumer, *, pause_seconds: float) -> None:
+        self._consumer, self._first_pause = consumer, pause_seconds
+        self._away: str | None = None
+        self.pause = pause_seconds
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._away is not None
+
+    def work(self, stop: threading.Event) -> bool:
+        """Whether there was anything to do; `pause` is how long to wait when there was not."""
+        try:
+            worked = self._consumer.work(stop)
+        except (DBAPIError, *DATABASE_AWAY, Unavailable) as error:
+            if str(error) != self._away:
+                logger.warning("waiting for a part of the service", extra={"reason": str(error)})
+            self._away = str(error)
+            self.pause = min(self.pause * 2, LONGEST_PAUSE_SECONDS)
+            return False
+        self._away, self.pause = None, self._first_pause
+        return worked
+
+
+def drain(consumer: Consumer, stop: threading.Event, *, seconds: float, pause_seconds: float) -> None:
     """Work until nothing is pending, `seconds` have passed, or the process is told to stop."""
     deadline = time.monotonic() + seconds
-    while not stop.is_set() and time.monotonic() < deadline and consumer.work(stop):
-        pass
+    rounds = Rounds(consumer, pause_seconds=pause_seconds)
+    while not stop.is_set() and time.monotonic() < deadline:
+        if rounds.work(stop):
+            continue
+        if not rounds.is_waiting:
+            return
+        stop.wait(rounds.pause)
 
 
 def poll(consumer: Consumer, stop: threading.Event, *, poll_seconds: float) -> None:
-    """Work for ever without a broker; waits out an unreachable database or object store."""
-    pause = poll_seconds
+    """Work for ever without a broker."""
+    rounds = Rounds(consumer, pause_seconds=poll_seconds)
     while not stop.is_set():
-        try:
-            worked = consumer.work(stop)
-            pause = poll_seconds
-        except (DBAPIError, Unavailable) as error:
-            logger.warning("waiting for a part of the service", extra={"reason": str(error)})
-            worked, pause = False, min(pause * 2, LONGEST_PAUSE_SECONDS)
-        if not worked:
-            stop.wait(pause)
+        if not rounds.work(stop):
+            stop.wait(rounds.pause)
     consumer.close()
 
 
@@ -88,7 +118,9 @@ def run_polling(make_consumer: Callable[[Settings], Consumer]) -> None:
 
     def work(settings: Settings) -> None:
         stop = stop_on_signal()
-        poll(make_consumer(settings), stop, poll_seconds=settings.poll_seconds)
+        consumer = make_consumer(settings)
+        consumer.watchdog.start(end_process)
+        poll(consumer, stop, poll_seconds=settings.poll_seconds)
 
     run(work)
 
@@ -134,6 +166,8 @@ class CeleryWorker:
             # Celery would swallow it and keep a child that never works; the parent replaces one that exits.
             logger.exception("the worker cannot start")
             os._exit(1)
+        if self._consumer is not None:
+            self._consumer.watchdog.start(end_pool)
 
     def patiently_made(self) -> Consumer | None:
         """The consumer, once the database answers; None when told to stop before that."""
@@ -150,15 +184,15 @@ class CeleryWorker:
             self._consumer.close()
 
     def tell_child(self, **_: object) -> None:
-        stop_file(os.getpid()).touch()
+        path = stop_file(os.getpid())
+        path.touch()
+        # Only now, in the parent: it ends after its child, which looks at the file until then.
+        atexit.register(path.unlink, missing_ok=True)
 
     def answer(self, version: int) -> None:
         """A doorbell rang."""
         if version != MESSAGE_VERSION or self._consumer is None:
             logger.warning("doorbell ignored", extra={"version": version})
             return
-        consumer = self._consumer
-        try:
-            drain(consumer, self.stop, seconds=self.settings.drain_seconds)
-        except (DBAPIError, Unavailable) as error:
-            logger.warning("stopped for now; the dispatcher rings again", extra={"reason": str(error)})
+        settings = self.settings
+        drain(self._consumer, self.stop, seconds=settings.drain_seconds, pause_seconds=settings.poll_seconds)

@@ -28,26 +28,38 @@ class Presence:
         self.id = new_id("wk")
         self.busy = False
         self.images_per_second: float | None = None
+        self.problem: str | None = None
         self._database = database
         self._kind, self._device, self._models = kind, device, list(models)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self.beat()
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(BEAT_SECONDS)
+        self.thread.join(BEAT_SECONDS)
         with self._database.write() as session:
             session.execute(delete(Worker).where(Worker.id == self.id))
 
     def set_busy(self, busy: bool) -> None:
+        """Written at once where the database answers, else by the next beat: a claim must not be lost over it."""
         if busy != self.busy:
             self.busy = busy
-            self.beat()
+            self.try_to_beat()
+
+    def set_problem(self, problem: str | None) -> None:
+        """Why this worker does not work, or None; the next beat writes it, for this may be told without a database."""
+        if problem == self.problem:
+            return
+        if problem is not None:
+            logger.warning("worker pauses", extra={"worker_id": self.id, "reason": problem})
+        else:
+            logger.info("worker goes on", extra={"worker_id": self.id})
+        self.problem = problem
 
     def beat(self) -> None:
         with self._lock, self._database.write() as session:
@@ -61,16 +73,20 @@ class Presence:
                 started_at=now,
             )
             row.seen_at, row.busy, row.images_per_second = now, self.busy, self.images_per_second
+            row.problem = self.problem
             if self.busy:
                 row.rung_at = None  # it answered; once idle again it may be rung at once
             session.add(row)
 
+    def try_to_beat(self) -> None:
+        try:
+            self.beat()
+        except SQLAlchemyError as error:
+            logger.warning("heartbeat not written", extra={"worker_id": self.id, "reason": str(error)})
+
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            try:
-                self.beat()
-            except SQLAlchemyError as error:
-                logger.warning("heartbeat not written", extra={"worker_id": self.id, "reason": str(error)})
+            self.try_to_beat()
 
 
 def live_workers(session: Session, kind: Kind | None = None) -> list[Worker]:

@@ -5,13 +5,17 @@ import json
 from typing import NamedTuple
 
 from pydantic import JsonValue
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from shared import lifecycle
 from shared.database import Database
+from shared.fairness import LEASED
+from shared.redrawing import counted_damage
 from shared.storage import ObjectStore
-from shared.tables import ACTIVE, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+from shared.tables import ACTIVE, TERMINAL, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
+
+from .stopping import explain_stop
 
 
 class LinkedShard(NamedTuple):
@@ -28,32 +32,65 @@ class LinkedShard(NamedTuple):
 
 
 def ended_datasets(session: Session) -> list[Job]:
-    """Datasets with nothing left to draw, and those whose cancellation was asked."""
-    query = select(Job).where(Job.kind == "dataset", Job.state.in_(ACTIVE))
-    return [job for job in session.scalars(query) if job.cancel_requested or job.done + job.failed == job.total]
+    """Datasets with nothing left to draw, those that stopped with nothing in hand, and those to be cancelled."""
+    complete = Job.done + Job.failed == Job.total
+    stopped = and_(Job.stop_reason.is_not(None), ~linked(Shard.state == LEASED))
+    is_ended = and_(or_(complete, stopped), ~redrawn())
+    query = select(Job).where(Job.kind == "dataset", Job.state.in_(ACTIVE), or_(Job.cancel_requested, is_ended))
+    return list(session.scalars(query.order_by(Job.id)).all())
+
+
+def linked(shard: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The job has a link to such a shard."""
+    query = select(Shard.id).join(DatasetShard, DatasetShard.shard_id == Shard.id)
+    return query.where(DatasetShard.job_id == Job.id, shard).correlate(Job).exists()
+
+
+def redrawn() -> ColumnElement[bool]:
+    """An object that the job counted is being drawn again: a manifest now would lack it."""
+    return linked(and_(counted_damage(), Shard.state.in_(("pending", "leased"))))
 
 
 def finish_dataset(database: Database, store: ObjectStore, job: Job) -> None:
     """The manifest is stored before the state changes, so a dataset that ended can always be read."""
+    result = write_manifest(database, store, job)
+    with database.write() as session:
+        current = session.get_one(Job, job.id, with_for_update=True)
+        if current.version != job.version:
+            return  # a shard was counted meanwhile; the next tick writes the manifest anew
+        state, error = verdict(session, current)
+        current.result = result
+        session.flush()
+        lifecycle.transition(session, job.id, state, error=error)
+
+
+def write_manifest(database: Database, store: ObjectStore, job: Job) -> JsonObject:
     with database.read() as session:
         content, size_bytes = manifest(session, job)
     data = json.dumps(content, separators=(",", ":")).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"datasets/{job.id}/manifest-{sha256[:16]}.json"
     store.put(key, data)
+    return {"manifest_key": key, "manifest_sha256": sha256, "images": job.done, "bytes": size_bytes}
+
+
+def stale_datasets(session: Session) -> list[Job]:
+    """Datasets that ended and whose manifest names objects that are gone, once all of them are drawn again."""
+    query = select(Job).where(Job.is_manifest_stale, Job.state.in_(TERMINAL), ~redrawn())
+    return list(session.scalars(query.order_by(Job.id)).all())
+
+
+def repair_manifest(database: Database, store: ObjectStore, job: Job) -> None:
+    """The state stays what it was; readers find the new manifest through the job's result."""
+    result = write_manifest(database, store, job)
     with database.write() as session:
         current = session.get_one(Job, job.id, with_for_update=True)
         if current.version != job.version:
-            return  # a shard was counted meanwhile; the next tick writes the manifest anew
-        state, error = verdict(session, current)
-        current.result = {
-            "manifest_key": key,
-            "manifest_sha256": sha256,
-            "images": current.done,
-            "bytes": size_bytes,
-        }
+            return  # another shard was drawn again meanwhile
+        current.result, current.is_manifest_stale = result, False
+        current.version += 1
         session.flush()
-        lifecycle.transition(session, job.id, state, error=error)
+        lifecycle.record(session, job.id, "repaired", {"manifest_key": result["manifest_key"]})
 
 
 def verdict(session: Session, job: Job) -> tuple[str, JsonObject | None]:
@@ -61,6 +98,9 @@ def verdict(session: Session, job: Job) -> tuple[str, JsonObject | None]:
         return "cancelled", None
     if job.done == job.total:
         return "succeeded", None
+    if job.stop_reason is not None and job.done + job.failed < job.total:
+        error = lifecycle.failure("stopped", explain_stop(session, job), retryable=True)
+        return ("partial" if job.done else "failed"), error
     detail = f"{job.total - job.done} of {job.total} images are missing: {shortfall(session, job)}"
     error = lifecycle.failure("images-missing", detail, retryable=True)
     return ("partial" if job.done else "failed"), error
@@ -100,7 +140,8 @@ def manifest(session: Session, job: Job) -> tuple[dict[str, JsonValue], int]:
             Shard.short_slots,
         )
         .join(Shard, Shard.id == DatasetShard.shard_id)
-        .where(DatasetShard.job_id == job.id, Shard.state == "done")
+        # A shard that is being drawn again goes on naming its old object until the new one is there.
+        .where(DatasetShard.job_id == job.id, DatasetShard.counted_done > 0, Shard.object_key.is_not(None))
         .order_by(DatasetShard.position, Shard.start_slot)
     )
     links = [LinkedShard(*row) for row in rows]

@@ -26,7 +26,9 @@ def fail_without_weights(session: Session, settings: Settings, absent: AbsentSin
     for model in present & absent.keys():
         del absent[model]
     failed = 0
-    for job in session.scalars(select(Job).where(Job.kind == "dataset", Job.state == "queued")).all():
+    queued = select(Job).where(Job.kind == "dataset", Job.state == "queued").order_by(Job.id)
+    # Locked against commits of shared shards that count in the job at this moment.
+    for job in session.scalars(queued.with_for_update(skip_locked=True)).all():
         model = str(job.spec["model"])
         if model not in present and is_gone(model, settings, absent):
             error = lifecycle.failure("weights-missing", explain(settings, model, len(workers)), retryable=True)

@@ -9,15 +9,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared import job_leases, leases, lifecycle, workers
 from shared.database import Database
 from shared.errors import Unavailable
+from shared.fairness import GROWING
 from shared.queue import Kind
 from shared.settings import Settings
 from shared.storage import ObjectStore
-from shared.tables import ACTIVE, Job
+from shared.tables import Job
 
 from .doorbell import due_rings
-from .finish import ended_datasets, finish_dataset
+from .finish import ended_datasets, finish_dataset, repair_manifest, stale_datasets
 from .missing import AbsentSince, fail_without_weights
 from .plan import plan_job, rest_unwanted
+from .stopping import stop_due
 
 logger = logging.getLogger(__name__)
 # A dataset that only reuses finished shards links one window per round; this bounds a tick.
@@ -34,6 +36,8 @@ def tick(
         if not leading:
             return
         expire(database, settings)
+        with database.write() as session:
+            stop_due(session)
         finish(database, store)
         plan(database, settings)
         with database.write() as session:
@@ -54,19 +58,20 @@ def expire(database: Database, settings: Settings) -> None:
 
 def finish(database: Database, store: ObjectStore) -> None:
     with database.read() as session:
-        ended = ended_datasets(session)
-    for job in ended:
-        try:
-            finish_dataset(database, store, job)
-        except (Unavailable, SQLAlchemyError) as problem:
-            # One dataset must not keep the others from being planned.
-            logger.warning("dataset not finished yet", extra={"job_id": job.id, "reason": str(problem)})
+        ended, stale = ended_datasets(session), stale_datasets(session)
+    for write, jobs in ((finish_dataset, ended), (repair_manifest, stale)):
+        for job in jobs:
+            try:
+                write(database, store, job)
+            except (Unavailable, SQLAlchemyError) as problem:
+                # One dataset must not keep the others from being planned.
+                logger.warning("manifest not written yet", extra={"job_id": job.id, "reason": str(problem)})
 
 
 def plan(database: Database, settings: Settings) -> None:
-    live = select(Job.id).where(Job.kind == "dataset", Job.state.in_(ACTIVE), ~Job.cancel_requested)
     with database.read() as session:
-        job_ids = session.scalars(live.order_by(Job.priority.desc(), Job.id)).all()
+        growing = select(Job.id).where(GROWING).order_by(Job.priority.desc(), Job.id)
+        job_ids = session.scalars(growing).all()
     for job_id in job_ids:
         for _ in range(PLAN_ROUNDS):
             with database.write() as session:

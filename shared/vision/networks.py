@@ -5,6 +5,7 @@ import difflib
 import timm.layers
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
@@ -72,6 +73,6 @@ def load_encoder(card: EncoderCard, weights: bytes) -> nn.Module:
     network = create_network(card.architecture, classes=len(card.class_ids), image_size=card.image_size)
     try:
         network.load_state_dict(load(weights))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise CorruptObject(f"the weights of {card.training} do not fit {card.architecture}: {error}") from error
     return network.eval()

@@ -2,13 +2,15 @@ import hashlib
 import json
 from pathlib import Path
 
+from sqlalchemy import select
+
 from services.dispatcher.tick import tick
 from shared import leases, lifecycle
 from shared.database import Database
 from shared.settings import Settings
 from shared.storage import LocalStore
-from shared.tables import Job
-from tests.rows import add_dataset, claim, state_of, stored
+from shared.tables import Event, Job
+from tests.rows import add_dataset, claim, commit, job_of, state_of, stored
 
 
 def ticked(database: Database, folder: Path) -> LocalStore:
@@ -90,3 +92,67 @@ def test_a_late_shard_of_a_cancelled_dataset_does_not_change_its_counts(database
     with database.read() as session:
         assert session.get_one(Job, job_id).done == 0
     assert state_of(database, job_id) == "cancelled"
+
+
+def manifest_of(database: Database, store: LocalStore, job_id: str) -> dict[str, object]:
+    result = job_of(database, job_id).result
+    assert result is not None
+    data = store.get(str(result["manifest_key"]))
+    assert hashlib.sha256(data).hexdigest() == result["manifest_sha256"]
+    manifest: dict[str, object] = json.loads(data)
+    return manifest
+
+
+def keys_in(manifest: dict[str, object]) -> list[str]:
+    shards = manifest["shards"]
+    assert isinstance(shards, list)
+    return [shard["key"] for shard in shards]
+
+
+def damage(database: Database, key: str) -> None:
+    with database.write() as session:
+        assert leases.report_damage(session, object_key=key, reason="one byte differs")
+
+
+def test_the_manifest_of_an_ended_dataset_names_the_redrawn_object(database: Database, tmp_path: Path) -> None:
+    job_id = dataset(database, a=150, b=20)
+    ticked(database, tmp_path)
+    draw_all(database)
+    before = keys_in(manifest_of(database, ticked(database, tmp_path), job_id))
+    damage(database, before[1])
+    assert keys_in(manifest_of(database, ticked(database, tmp_path), job_id)) == before
+    redrawn = claim(database)[0]
+    commit(database, redrawn)
+    after = keys_in(manifest_of(database, ticked(database, tmp_path), job_id))
+    assert after == [before[0], redrawn.object_key, before[2]]
+    job = job_of(database, job_id)
+    assert (job.state, job.done, job.is_manifest_stale) == ("succeeded", 170, False)
+
+
+def test_a_repair_leaves_an_event_and_waits_for_all_redraws(database: Database, tmp_path: Path) -> None:
+    job_id = dataset(database, a=10, b=10)
+    ticked(database, tmp_path)
+    draw_all(database)
+    for key in keys_in(manifest_of(database, ticked(database, tmp_path), job_id)):
+        damage(database, key)
+    repaired = select(Event.payload).where(Event.type == "repaired")
+    for expected in (0, 1):
+        commit(database, claim(database)[0])
+        ticked(database, tmp_path)
+        with database.read() as session:
+            assert len(session.scalars(repaired).all()) == expected
+
+
+def test_a_manifest_holds_no_shard_that_the_dataset_did_not_count(database: Database, tmp_path: Path) -> None:
+    job_id = dataset(database, a=128, b=128)
+    ticked(database, tmp_path)
+    first, second = claim(database, limit=2)
+    commit(database, first)
+    with database.write() as session:
+        lifecycle.request_cancel(session, session.get_one(Job, job_id))
+    ticked(database, tmp_path)
+    commit(database, second)
+    damage(database, first.object_key)
+    commit(database, claim(database)[0])
+    keys = keys_in(manifest_of(database, ticked(database, tmp_path), job_id))
+    assert keys == [first.object_key.replace("-1.tar", "-2.tar")]

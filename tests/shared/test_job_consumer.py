@@ -8,12 +8,13 @@ import pytest
 from shared.database import Database
 from shared.endings import Ending
 from shared.errors import Unavailable
-from shared.job_consumer import JobConsumer, Work
+from shared.job_consumer import JobConsumer, JobKeeper, Work
 from shared.job_leases import JobLease, expire_jobs
 from shared.lifecycle import request_cancel
 from shared.settings import Settings
 from shared.tables import Job, Worker
 from tests.rows import add_job, state_of
+from tests.s3_servers import free_port
 
 LEASE_SECONDS = 0.6
 
@@ -109,3 +110,27 @@ def test_a_worker_at_work_is_busy(database: Database, work_once: Callable[[Work]
 
     work_once(look)
     assert busy == [True]
+
+
+def test_work_ends_before_its_lease_does_while_the_database_is_away() -> None:
+    """Another worker may be the first to reach the database again, and then the lease is its own."""
+    away = Database(f"postgresql://127.0.0.1:{free_port()}/nothing")
+    keeper = JobKeeper(away, JobLease("tr-1", 1, 1), lease_seconds=3, claimed_at=time.monotonic())
+    with keeper.kept():
+        assert not keeper.must_end.wait(1.5)
+        assert keeper.must_end.wait(1.5)
+
+
+def test_a_worker_whose_disk_is_full_claims_no_job_and_says_so(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    row = add_evaluation(database)
+    settings = Settings(database_url=database_url, data_dir=tmp_path, min_free_bytes=2**60)
+    consumer = JobConsumer(settings, "evaluate", succeed)
+    with pytest.raises(Unavailable, match="free some space"):
+        consumer.work(threading.Event())
+    consumer._presence.beat()
+    with database.read() as session:
+        assert "free some space" in str(session.query(Worker).one().problem)
+        assert session.get_one(Job, row).attempts == 0
+    consumer.close()

@@ -1,20 +1,15 @@
 import threading
+import time
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
-from shared import leases
+from services.dispatcher.plan import rest_unwanted
+from shared import leases, lifecycle
 from shared.database import Database
 from shared.errors import LostLease
-from shared.tables import DatasetClass, Event, Job, Shard
-from tests.rows import add_dataset, claim, plan_all, stored
-
-
-def planned_dataset(database: Database, images: dict[str, int], *, priority: int = 0) -> str:
-    with database.write() as session:
-        job = add_dataset(session, images=images, priority=priority)
-    plan_all(database, job.id)
-    return job.id
+from shared.tables import DatasetClass, DatasetShard, Event, Job, Shard
+from tests.rows import claim, commit, end, job_of, planned_dataset, stored
 
 
 def test_two_claims_never_return_the_same_shard(database: Database) -> None:
@@ -140,3 +135,94 @@ def test_concurrent_claims_and_commits_count_every_image_once(database: Database
     with database.read() as session:
         assert session.get_one(Job, job_id).done == 8 * 256
         assert set(session.scalars(select(Shard.attempts)).all()) == {1}
+
+
+def test_commits_within_a_second_leave_one_progress_event_and_the_last_one_always_does(database: Database) -> None:
+    planned_dataset(database, {"a": 512})
+    for lease in claim(database, limit=4):
+        commit(database, lease)
+    with database.read() as session:
+        events = session.scalars(select(Event.payload).where(Event.type == "progress").order_by(Event.seq)).all()
+    assert [event["done"] for event in events] == [128, 512]
+
+
+def test_a_commit_charges_the_job_it_was_claimed_for_even_when_that_has_ended(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 100})
+    lease = claim(database)[0]
+    end(database, job_id, "cancelled")
+    with database.write() as session:
+        leases.commit(session, lease, stored(lease, short=(1,))._replace(seconds=2.5))
+    job = job_of(database, job_id)
+    assert (job.done, job.drawn_images, job.stored_bytes, job.spent_seconds) == (0, 99, 100, 2.5)
+
+
+def test_a_commit_repeated_after_an_ambiguous_one_adds_nothing_to_links_classes_or_costs(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 100})
+    lease = claim(database)[0]
+    for _ in range(3):
+        with database.write() as session:
+            leases.commit(session, lease, stored(lease, short=(1,))._replace(seconds=2.5))
+    with database.read() as session:
+        link = session.scalars(select(DatasetShard)).one()
+        row = session.get_one(DatasetClass, (job_id, 0))
+    assert (link.counted_done, link.counted_failed, row.done, row.failed, row.rejected) == (99, 1, 99, 1, 1)
+    assert job_of(database, job_id).spent_seconds == 2.5
+
+
+def test_what_is_committed_for_a_cancelled_dataset_is_there_for_the_next(database: Database) -> None:
+    cancelled = planned_dataset(database, {"a": 100})
+    lease = claim(database)[0]
+    end(database, cancelled, "cancelled")
+    commit(database, lease)
+    assert job_of(database, cancelled).done == 0
+    later = job_of(database, planned_dataset(database, {"a": 100}))
+    assert (later.done, later.reused, later.planned_images) == (100, 100, 0)
+
+
+def test_a_cancelled_dataset_wants_no_extension_and_its_shard_rests_once_given_back(database: Database) -> None:
+    job_id = planned_dataset(database, {"a": 100})
+    lease = claim(database)[0]
+    with database.write() as session:
+        lifecycle.request_cancel(session, session.get_one(Job, job_id))
+        assert leases.extend(session, [lease], lease_seconds=60) == set()
+        leases.release(session, [lease])
+        rest_unwanted(session)
+    with database.read() as session:
+        assert session.get_one(Shard, lease.shard_id).state == "dormant"
+
+
+def test_a_job_is_not_ended_between_what_a_commit_counts_in_its_links_and_in_itself(database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    job_id = planned_dataset(database, {"a": 100})
+    lease = claim(database)[0]
+    committer = threading.Thread(target=commit, args=(database, lease))
+    ender = threading.Thread(target=cancel_like_the_dispatcher, args=(database, job_id))
+    with database.write() as session:
+        session.get_one(DatasetClass, (job_id, 0), with_for_update=True)
+        for number, thread in enumerate((committer, ender), 1):
+            thread.start()
+            wait_for_blocked(database, number)
+    committer.join()
+    ender.join()
+    with database.read() as session:
+        payloads = session.scalars(select(Event.payload).where(Event.job_id == job_id).order_by(Event.seq)).all()
+    assert payloads[-2:] == [{"done": 100, "failed": 0, "total": 100}, {"state": "cancelled"}]
+
+
+def wait_for_blocked(database: Database, connections: int) -> None:
+    """Until so many wait for a lock; gives up after a while, for a wrong program does not wait."""
+    here = "datname = current_database() AND wait_event_type = 'Lock'"
+    blocked = text(f"SELECT count(*) FROM pg_stat_activity WHERE {here}")
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        with database.read() as session:
+            if session.scalars(blocked).one() >= connections:
+                return
+        time.sleep(0.02)
+
+
+def cancel_like_the_dispatcher(database: Database, job_id: str) -> None:
+    with database.write() as session:
+        session.get_one(Job, job_id, with_for_update=True)
+        lifecycle.transition(session, job_id, "cancelled")

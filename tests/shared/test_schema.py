@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -36,6 +38,21 @@ def test_the_schema_goes_down_and_up_again_with_rows_in_it(migrated: Database) -
     with alembic_config(migrated.engine) as config:
         command.downgrade(config, "base")
     assert inspect(migrated.engine).get_table_names() == ["alembic_version"]
+    upgrade(migrated)
+    check(migrated)
+
+
+def test_links_are_not_counted_beside_workers_of_the_version_before(migrated: Database) -> None:
+    with alembic_config(migrated.engine) as config:
+        command.downgrade(config, "0001")
+    columns = "id, kind, host, device, models, busy, started_at, seen_at"
+    worker = f"INSERT INTO workers ({columns}) VALUES ('w', 'generate', 'h', 'cpu', '[]', false, :at, :at)"
+    with migrated.engine.begin() as connection:
+        connection.execute(text(worker), {"at": datetime.now(UTC)})
+    with pytest.raises(ConfigurationError, match="1 workers of the version before are alive; stop them"):
+        upgrade(migrated)
+    with migrated.engine.begin() as connection:
+        connection.execute(text("DELETE FROM workers"))
     upgrade(migrated)
     check(migrated)
 

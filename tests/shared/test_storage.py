@@ -1,13 +1,18 @@
+import contextlib
 import hashlib
 import resource
+import subprocess
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from shared.errors import ConfigurationError, CorruptObject, NotFound, Unavailable
 from shared.storage import LocalStore, ObjectStore, S3Store, get_verified
+from tests.faults.proxy import Link, Proxy
 from tests.s3_servers import has_radosgw, moto, radosgw, s3_settings
 
 RADOSGW = pytest.param("radosgw", marks=pytest.mark.skipif(not has_radosgw(), reason="Ceph packages not installed"))
@@ -44,7 +49,7 @@ def test_keys_lists_a_prefix_and_delete_removes(store: ObjectStore) -> None:
         store.put(key, b"x")
     store.delete("list/1")
     store.delete("list/1")
-    assert list(store.keys("list/")) == ["list/2"]
+    assert [entry.key for entry in store.entries("list/")] == ["list/2"]
 
 
 def test_changed_bytes_are_noticed(store: ObjectStore) -> None:
@@ -65,6 +70,16 @@ def test_links_download_without_credentials(store: ObjectStore) -> None:
     assert link is not None
     with urllib.request.urlopen(link, timeout=10) as response:
         assert response.read() == b"content"
+        assert response.headers["Content-Disposition"] == "attachment"
+
+
+def test_links_are_signed_for_the_public_name_and_expire() -> None:
+    """Without a network: the name need not resolve where the API runs."""
+    settings = s3_settings("10.0.0.9:9000").model_copy(update={"s3_public_endpoint": "objects.example"})
+    link = urllib.parse.urlsplit(S3Store(settings).link("some/key", minutes=15) or "")
+    query = urllib.parse.parse_qs(link.query)
+    assert link.hostname == "objects.example"
+    assert (query["X-Amz-Expires"], query["X-Amz-SignedHeaders"]) == (["900"], ["host"])
 
 
 def test_a_ready_store_passes_its_check(store: ObjectStore) -> None:
@@ -101,3 +116,73 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_passes_once_there_is_room(small_disk: Path) -> None:
+    store = LocalStore(small_disk)
+    store.put("first", bytes(900_000))
+    with pytest.raises(Unavailable, match="No space left on device; free some space"):
+        store.put("second", bytes(900_000))
+    assert [entry.key for entry in store.entries("")] == ["first"]
+    store.delete("first")
+    store.put("second", bytes(900_000))
+
+
+def test_a_disk_with_too_little_room_is_not_ready(small_disk: Path) -> None:
+    LocalStore(small_disk, min_free_bytes=900_000).check()
+    small_disk.joinpath("file").write_bytes(bytes(500_000))
+    with pytest.raises(Unavailable, match="less than SYNTHCLONE_MIN_FREE_BYTES=900000"):
+        LocalStore(small_disk, min_free_bytes=900_000).check()
+
+
+def test_a_disk_that_takes_no_block_is_not_ready(small_disk: Path) -> None:
+    with contextlib.suppress(OSError), small_disk.joinpath("file").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(Unavailable, match="No space left"):
+        LocalStore(small_disk).check()
+
+
+def test_entries_come_in_order_with_size_and_time(store: ObjectStore) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    for key in ("order/b/2", "order/a/1", "order/b/10", "orders"):
+        store.put(key, b"x" * len(key))
+    entries = list(store.entries("order/"))
+    assert [(entry.key, entry.size_bytes) for entry in entries] == [
+        ("order/a/1", 9), ("order/b/10", 10), ("order/b/2", 9),
+    ]  # fmt: skip
+    assert all(before < entry.modified_at < datetime.now(UTC) + timedelta(seconds=2) for entry in entries)
+
+
+def test_entries_of_a_prefix_inside_a_name_are_found(store: ObjectStore) -> None:
+    for key in ("inside/aa1", "inside/aa2", "inside/ab1"):
+        store.put(key, b"x")
+    assert [entry.key for entry in store.entries("inside/aa")] == ["inside/aa1", "inside/aa2"]
+    assert list(store.entries("nowhere/")) == []
+
+
+@pytest.mark.slow
+def test_a_shard_goes_over_a_link_that_takes_longer_than_a_connection_may() -> None:
+    with moto() as address:
+        proxy = Proxy(int(address.rpartition(":")[2]))
+        bucket = S3Store(s3_settings(proxy.address))
+        bucket.create_bucket()
+        proxy.link = Link(delay_seconds=0.07)  # for each 64 KiB: about eight seconds
+        bucket.put("large", bytes(8_000_000))
+        proxy.link = Link()
+        assert bucket.size("large") == 8_000_000
+        proxy.close()

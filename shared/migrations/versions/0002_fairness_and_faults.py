@@ -1,11 +1,13 @@
 """Fair claiming, limits, budgets, redrawn shards, webhooks"""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from shared.errors import ConfigurationError
 from shared.tables import UtcDateTime
 
 revision = "0002"
@@ -15,11 +17,13 @@ depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(postgresql.JSONB(astext_type=sa.Text()), "postgresql")
+PENDING, DAMAGED = sa.text("state = 'pending'"), sa.text("damage IS NOT NULL")
 UNDELIVERED = sa.text("delivered_at IS NULL AND failed_at IS NULL")
+SILENT = timedelta(seconds=30)
 
 
 def new_columns() -> dict[str, Sequence[sa.Column[object]]]:
-    """Each has a default or may be null: workers of the version before go on writing while this runs."""
+    """Each has a default or may be null, so that an API of the version before can still write its rows."""
     return {
         "teams": [
             sa.Column("weight", sa.Integer(), server_default="1", nullable=False),
@@ -63,12 +67,40 @@ def new_columns() -> dict[str, Sequence[sa.Column[object]]]:
 
 
 def upgrade() -> None:
+    refuse_beside_workers()
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("SET LOCAL statement_timeout = 0")  # counting the links of a large installation takes a while
+        op.execute("LOCK TABLE shards, dataset_shards, dataset_classes, jobs, teams, api_keys IN ACCESS EXCLUSIVE MODE")
     for table, columns in new_columns().items():
         for column in columns:
             op.add_column(table, column)
     op.create_index("ix_idempotency_keys_created", "idempotency_keys", ["created_at"])
+    index_pending("recipe_digest", "start_slot", "id")
+    op.create_index("ix_shards_damaged", "shards", ["id"], sqlite_where=DAMAGED, postgresql_where=DAMAGED)
+    stale = sa.text("is_manifest_stale")
+    op.create_index(
+        "ix_jobs_stale", "jobs", ["id"], sqlite_where=sa.text("is_manifest_stale = 1"), postgresql_where=stale
+    )
+    asked = sa.text("verify_asked_at IS NOT NULL")
+    op.create_index("ix_jobs_verifying", "jobs", ["verify_asked_at"], sqlite_where=asked, postgresql_where=asked)
     create_webhooks()
     count_links()
+
+
+def index_pending(*columns: str) -> None:
+    op.drop_index("ix_shards_pending", "shards")
+    op.create_index("ix_shards_pending", "shards", columns, sqlite_where=PENDING, postgresql_where=PENDING)
+
+
+def refuse_beside_workers() -> None:
+    """Workers of the version before would count shards without noting it in the links, and they would count again."""
+    workers = sa.table("workers", sa.column("id"), sa.column("seen_at", UtcDateTime()))
+    recent = sa.select(sa.func.count()).select_from(workers).where(workers.c.seen_at > datetime.now(UTC) - SILENT)
+    if live := op.get_bind().scalar(recent):
+        raise ConfigurationError(
+            f"{live} workers of the version before are alive; stop them and the dispatcher, wait {SILENT.seconds} s, "
+            "and migrate again: this one upgrade cannot be made beside them"
+        )
 
 
 def create_webhooks() -> None:
@@ -144,6 +176,10 @@ def downgrade() -> None:
     op.drop_table("webhook_deliveries")
     op.drop_table("webhooks")
     op.drop_index("ix_idempotency_keys_created", "idempotency_keys")
+    op.drop_index("ix_shards_damaged", "shards")
+    op.drop_index("ix_jobs_stale", "jobs")
+    op.drop_index("ix_jobs_verifying", "jobs")
+    index_pending("id")
     for table, columns in new_columns().items():
         for column in columns:
             op.drop_column(table, column.name)
