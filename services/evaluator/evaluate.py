@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from shared.database import Database
-from shared.errors import CorruptObject, Rejected
+from shared.errors import CorruptObject, NotFound, Rejected
 from shared.job_leases import JobLease, report_progress
 from shared.specs import EvaluationSpec
 from shared.storage import ObjectStore, get_verified
@@ -67,13 +67,21 @@ def read_encoder(place: Place, training: str) -> Encoder:
     if job is None or job.result is None:
         state = "unknown" if job is None else job.state
         raise Rejected(f"training {training} is {state} and has no encoder; evaluate one that succeeded")
-    sha256 = str(job.result["encoder_sha256"])
-    weights = get_verified(place.store, str(job.result["encoder_key"]), sha256)
     try:
-        card = EncoderCard.model_validate_json(place.store.get(str(job.result["card_key"])))
+        card, weights = stored_encoder(place.store, job.result)
+    except (CorruptObject, NotFound) as problem:
+        raise CorruptObject(
+            f"the encoder of {training} is damaged ({problem.detail}); run the training again"
+        ) from problem
+    return Encoder(card, str(job.result["encoder_sha256"]), load_encoder(card, weights).to(place.device))
+
+
+def stored_encoder(store: ObjectStore, result: JsonObject) -> tuple[EncoderCard, bytes]:
+    weights = get_verified(store, str(result["encoder_key"]), str(result["encoder_sha256"]))
+    try:
+        return EncoderCard.model_validate_json(store.get(str(result["card_key"]))), weights
     except ValidationError as error:
-        raise CorruptObject(f"the card of {training} is not one this version reads: {error}") from error
-    return Encoder(card, sha256, load_encoder(card, weights).to(place.device))
+        raise CorruptObject(f"{result['card_key']} is not one this version reads: {error}") from error
 
 
 def measure(

@@ -52,6 +52,7 @@ class ShardWork:
         self.accepted: list[Accepted] = []
         self.short: list[int] = []
         self.rejections: Counter[str] = Counter()
+        self.seconds = 0.0  # of this worker, spent on drawing it
 
     @property
     def is_complete(self) -> bool:

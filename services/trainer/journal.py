@@ -3,22 +3,29 @@
 import hashlib
 import json
 import logging
+import threading
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from sqlalchemy import select
 from torch import Tensor
 
 from shared.database import Database
-from shared.errors import CorruptObject, NotFound
+from shared.errors import CorruptObject, NotFound, Unavailable
 from shared.job_leases import JobLease, report_progress, save_checkpoint
+from shared.patience import insist
 from shared.storage import ObjectStore, get_verified
 from shared.tables import JsonObject, Metric
 
 logger = logging.getLogger(__name__)
 KEPT_CHECKPOINTS = 2
+# Other ranks wait for the first one meanwhile, and NCCL gives up after ten minutes.
+WAIT_SECONDS = 300.0
+Result = TypeVar("Result")
 
 
 class Checkpoint(NamedTuple):
@@ -30,10 +37,13 @@ class Checkpoint(NamedTuple):
 
 
 class Journal:
-    """Every write raises LostLease once another worker holds the job; what was uploaded before that counts nowhere."""
+    """Every write raises LostLease once another worker holds the job; what was uploaded before that counts nowhere.
 
-    def __init__(self, database: Database, store: ObjectStore, lease: JobLease) -> None:
-        self._database, self._store, self._lease = database, store, lease
+    A store or database that is away halts the training, which then goes on; `stop` ends the waiting.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, lease: JobLease, *, stop: threading.Event) -> None:
+        self._database, self._store, self._lease, self._stop = database, store, lease, stop
         self._checkpoints: list[str] = []
         self._started, self._seconds_before = time.monotonic(), 0.0
 
@@ -41,7 +51,13 @@ class Journal:
     def seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
 
+    def patiently(self, write: Callable[[], Result]) -> Result:
+        return insist(write, stop=self._stop, seconds=WAIT_SECONDS)
+
     def write_progress(self, *, done: int, total: int, values: Mapping[str, float]) -> None:
+        self.patiently(partial(self._write_progress, done, total, values))
+
+    def _write_progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         with self._database.write() as session:
             report_progress(session, self._lease, done=done, total=total)
             for name, value in values.items():
@@ -51,26 +67,35 @@ class Journal:
     def write_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         data = save(dict(tensors))
         key = f"trainings/{self._lease.job_id}/checkpoints/{step:08d}-{self._lease.fence}.safetensors"
-        self._store.put(key, data)
+        self.patiently(partial(self._store.put, key, data))
         row: JsonObject = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "step": step}
-        with self._database.write() as session:
-            save_checkpoint(session, self._lease, row | {"seconds": round(self.seconds, 1)})
+        self.patiently(partial(self._commit_checkpoint, row | {"seconds": round(self.seconds, 1)}))
         logger.info("checkpoint stored", extra={"job_id": self._lease.job_id, "step": step, "bytes": len(data)})
         self._checkpoints.append(key)
         while len(self._checkpoints) > KEPT_CHECKPOINTS:
-            self._store.delete(self._checkpoints.pop(0))
+            self._forget(self._checkpoints.pop(0))
+
+    def _commit_checkpoint(self, row: JsonObject) -> None:
+        with self._database.write() as session:
+            save_checkpoint(session, self._lease, row)
+
+    def _forget(self, key: str) -> None:
+        try:
+            self._store.delete(key)
+        except Unavailable as problem:
+            logger.warning("old checkpoint left to the sweep", extra={"key": key, "reason": problem.detail})
 
     def read_checkpoint(self, row: JsonObject) -> Checkpoint | None:
         """None when it is lost or damaged: the training then starts again and reaches the same weights."""
         key = str(row["key"])
         try:
-            data = get_verified(self._store, key, str(row["sha256"]))
-        except (CorruptObject, NotFound) as error:
-            logger.error("checkpoint unusable", extra={"key": key, "reason": error.detail})
+            tensors = load(get_verified(self._store, key, str(row["sha256"])))
+        except (CorruptObject, NotFound, SafetensorError) as error:
+            logger.error("checkpoint unusable", extra={"key": key, "reason": str(error)})
             return None
         self._checkpoints.append(key)
         self._seconds_before = float(str(row["seconds"]))
-        return Checkpoint(int(str(row["step"])), self._seconds_before, load(data))
+        return Checkpoint(int(str(row["step"])), self._seconds_before, tensors)
 
     def metrics_lines(self) -> bytes:
         """The curves so far as JSON lines, one step a line."""

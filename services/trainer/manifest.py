@@ -1,12 +1,13 @@
 """The shards of a finished dataset, as its manifest lists them, in a cache on this machine."""
 
-import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy.orm import Session
 
-from shared.errors import CorruptObject, Rejected
+from shared.database import Database
+from shared.disk import write_whole
+from shared.errors import BeingRedrawn, CorruptObject, NotFound, Rejected, Unavailable
+from shared.inspection import report_manifest
 from shared.storage import ObjectStore, get_verified
 from shared.tables import Job
 
@@ -44,12 +45,20 @@ class Manifest(BaseModel):
         return tuple(known.id for known in sorted(self.classes, key=lambda known: known.label))
 
 
-def read_manifest(session: Session, store: ObjectStore, dataset: str) -> Manifest:
-    job = session.get(Job, dataset)
+def read_manifest(database: Database, store: ObjectStore, dataset: str) -> Manifest:
+    """Raises BeingRedrawn for one that is damaged, after having asked for it to be written again."""
+    with database.read() as session:
+        job = session.get(Job, dataset)
     if job is None or job.result is None:
         state = "unknown" if job is None else job.state
         raise Rejected(f"dataset {dataset} is {state} and has no images to train on; train on one that succeeded")
-    data = get_verified(store, str(job.result["manifest_key"]), str(job.result["manifest_sha256"]))
+    key = str(job.result["manifest_key"])
+    try:
+        data = get_verified(store, key, str(job.result["manifest_sha256"]))
+    except (CorruptObject, NotFound) as problem:
+        with database.write() as session:
+            report_manifest(session, dataset, manifest_key=key)
+        raise BeingRedrawn(f"the manifest of {dataset} is damaged and is being written again: {problem}") from problem
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -74,8 +83,9 @@ def fetch_shard(store: ObjectStore, shard: ManifestShard, cache_dir: Path) -> Pa
     if file.is_file() and file.stat().st_size == shard.bytes:
         return file
     data = get_verified(store, shard.key, shard.sha256)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache_dir, suffix=".part", delete=False) as part:
-        part.write(data)
-    Path(part.name).replace(file)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(file, data)
+    except OSError as error:
+        raise Unavailable(f"cannot write to the cache {cache_dir}: {error.strerror}; free some space") from error
     return file

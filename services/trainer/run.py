@@ -50,7 +50,7 @@ def train(place: Place, lease: JobLease, ranks: Ranks, stop: threading.Event) ->
     learner = create_learner(
         spec.request, classes=len(spec.class_ids), image_size=stream.image_size, steps=stream.steps, ranks=ranks
     )
-    journal = Journal(place.database, place.store, lease)
+    journal = Journal(place.database, place.store, lease, stop=stop)
     start = resume(learner, journal, job.checkpoint)
     logger.info("training runs", extra={"job_id": job.id, "from_step": start, "device": str(ranks.device)})
     fitted = fit(learner, stream, start=start, journal=journal, stop=stop)
@@ -63,7 +63,7 @@ def train(place: Place, lease: JobLease, ranks: Ranks, stop: threading.Event) ->
         recipe_digests=source.recipe_digests,
         seconds=round(journal.seconds, 1),
     )
-    stored = store_encoder(place.store, lease, card, learner=learner, journal=journal)
+    stored = journal.patiently(lambda: store_encoder(place.store, lease, card, learner=learner, journal=journal))
     return stored | {"final_loss": fitted.loss, "steps": fitted.step, "images": card.images, "seconds": card.seconds}
 
 

@@ -1,21 +1,22 @@
 """What a training learns from: datasets drawn by us, or one registered set of real images."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from shared.vision.digits import DigitsSplit, train_digits
 
 from shared.database import Database
-from shared.errors import Rejected
+from shared.errors import CorruptObject, NotFound, Rejected
 from shared.realsets import training_set
 from shared.specs import TrainingRequest, TrainingSpec
 from shared.storage import ObjectStore
 
 from .batches import Stream
+from .damage import shard_damaged
 from .images import TrainingImages, from_arrays, in_memory, index_shards
-from .manifest import check_classes, fetch_shard, read_manifest
+from .manifest import ManifestShard, check_classes, fetch_shard, read_manifest
 from .ranks import Ranks
 
 DEFAULT_EPOCHS = 100
@@ -30,15 +31,30 @@ class Source(NamedTuple):
 def open_source(spec: TrainingSpec, *, database: Database, store: ObjectStore, cache_dir: Path) -> Source:
     if spec.request.real is not None:
         return real_source(spec.request.real, spec.class_ids)
-    with database.read() as session:
-        manifests = [read_manifest(session, store, dataset) for dataset in spec.request.datasets]
+    manifests = [read_manifest(database, store, dataset) for dataset in spec.request.datasets]
     for manifest in manifests:
         check_classes(manifest, spec.class_ids)
     shards = [shard for manifest in manifests for shard in manifest.shards]
-    files = [fetch_shard(store, shard, cache_dir) for shard in shards]
+    files = fetch_shards(shards, database=database, store=store, cache_dir=cache_dir)
     label_of = {class_id: label for label, class_id in enumerate(spec.class_ids)}
     digests = tuple(dict.fromkeys(manifest.recipe_digest for manifest in manifests))
     return Source(in_memory(index_shards(files, shards, label_of)), digests)
+
+
+def fetch_shards(
+    shards: Sequence[ManifestShard], *, database: Database, store: ObjectStore, cache_dir: Path
+) -> list[Path]:
+    """Reports every damaged shard before the first one raises: they are drawn again together."""
+    files, problems = [], []
+    for shard in shards:
+        try:
+            files.append(fetch_shard(store, shard, cache_dir))
+        except (CorruptObject, NotFound):
+            problems.append(shard_damaged(database, store, shard.key, shard.sha256))
+    if problems:
+        # What nobody can draw again ends the training at once; the rest is worth waiting for.
+        raise min(problems, key=lambda problem: not isinstance(problem, CorruptObject))
+    return files
 
 
 def real_source(name: str, class_ids: tuple[str, ...]) -> Source:

@@ -1,9 +1,11 @@
+import hashlib
 import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import update
 from torch import Tensor, nn
 
 from services.evaluator.benchmarks import column_order, read_benchmark
@@ -17,6 +19,8 @@ from shared.job_leases import finish_job
 from shared.realsets import benchmark
 from shared.settings import Settings
 from shared.specs import EvaluationRequest, EvaluationSpec
+from shared.tables import Job
+from tests.trainer.pickles import hostile_pickle
 from tests.trainer.rows import DIGITS, Shard, add_dataset, add_job, add_training, claim, flat, read_job, tiny_request
 
 CPU = torch.device("cpu")
@@ -91,7 +95,31 @@ def test_changed_weights_are_refused(place: Place) -> None:
     result = read_job(place.database, training).result
     assert result is not None
     place.store.put(str(result["encoder_key"]), b"other weights")
-    with pytest.raises(CorruptObject, match="has sha256"):
+    with pytest.raises(CorruptObject, match=f"the encoder of {training} is damaged .*; run the training again"):
+        read_encoder(place, training)
+
+
+def test_an_encoder_that_is_a_pickle_is_refused_and_never_loaded(place: Place, tmp_path: Path) -> None:
+    """Its hash is right, so only the format gives it away."""
+    training, trace = add_trained(place), tmp_path / "was run"
+    result, data = read_job(place.database, training).result, hostile_pickle(trace)
+    assert result is not None
+    place.store.put(str(result["encoder_key"]), data)
+    changed = {**result, "encoder_sha256": hashlib.sha256(data).hexdigest()}
+    with place.database.write() as session:
+        session.execute(update(Job).where(Job.id == training).values(result=changed))
+
+    with pytest.raises(CorruptObject, match=f"the weights of {training} do not fit"):
+        read_encoder(place, training)
+    assert not trace.exists()
+
+
+def test_an_encoder_that_is_gone_names_the_remedy(place: Place) -> None:
+    training = add_trained(place)
+    result = read_job(place.database, training).result
+    assert result is not None
+    place.store.delete(str(result["card_key"]))
+    with pytest.raises(CorruptObject, match="run the training again"):
         read_encoder(place, training)
 
 
@@ -106,7 +134,7 @@ def test_an_evaluation_told_to_stop_reports_nothing(place: Place) -> None:
     stop = threading.Event()
     stop.set()
     assert evaluate(place, claim(place.database, "evaluation"), (stop,)) is None
-    assert list(place.store.keys("evaluations/")) == []
+    assert list(place.store.entries("evaluations/")) == []
 
 
 def test_a_queued_evaluation_ends_with_its_summary(place: Place, settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """Real worker processes on a real database and store; the API is not needed to make rows."""
 
-import io
 import json
 import os
 import signal
@@ -13,72 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from sqlalchemy import select, update
 
-from services.dispatcher.tick import tick
 from services.sd_worker.worker import ShardWorker, usable_models
-from shared.database import Database
 from shared.errors import Unavailable
-from shared.migrate import migrate
 from shared.models import find_model, folder_digest
-from shared.settings import Settings
-from shared.shards import unpack
-from shared.storage import LocalStore, get_verified
-from shared.tables import DatasetClass, Job, Shard, Worker
+from shared.tables import DatasetClass, Shard, Worker
 from tests.processes import Processes, kill, wait_until
-from tests.rows import RECIPE, add_dataset
+from tests.rows import RECIPE
 from tests.s3_servers import free_port
 
-DIGITS = {"n13742358": "zero", "n13742573": "one"}
-
-
-class Place:
-    """One data folder with its database, store and settings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder, batch_size=16, lease_seconds=4, poll_seconds=0.1)
-        folder.mkdir(parents=True, exist_ok=True)
-        migrate(self.settings)
-        self.database = Database(self.settings.sqlalchemy_url)
-        self.store = LocalStore(self.settings.objects_dir)
-
-    def dataset(self, *, per_class: int, steps: int = 2, min_std: float = 2.0, model_digest: str | None = None) -> str:
-        digest = model_digest or find_model(self.settings, "digits-sd").digest
-        gate = RECIPE.gate.model_copy(update={"min_std": min_std})
-        recipe = RECIPE.model_copy(update={"model_digest": digest, "steps": steps, "gate": gate})
-        with self.database.write() as session:
-            job = add_dataset(session, images=dict.fromkeys(DIGITS, per_class), recipe=recipe)
-            for row in session.scalars(select(DatasetClass)):
-                row.text = {"id": row.class_id, "names": [DIGITS[row.class_id]]}
-        self.tick()
-        return job.id
-
-    def tick(self) -> None:
-        tick(self.database, self.store, self.settings, absent={})
-
-    def job(self, job_id: str) -> Job:
-        with self.database.read() as session:
-            return session.get_one(Job, job_id)
-
-    def ended(self, job_id: str) -> Job | None:
-        self.tick()
-        job = self.job(job_id)
-        return job if job.finished_at else None
-
-    def manifest(self, job_id: str) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(self.store.get(str((self.job(job_id).result or {})["manifest_key"])))
-        return manifest
-
-    def samples(self, job_id: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
-        """Every sample of the dataset's manifest by key: pixels and metadata."""
-        found: dict[str, tuple[np.ndarray, dict[str, object]]] = {}
-        for shard in self.manifest(job_id)["shards"]:
-            for slot, jpeg, metadata in unpack(get_verified(self.store, shard["key"], shard["sha256"])):
-                if slot < shard["start"] + shard["take"]:
-                    assert str(metadata["key"]) not in found
-                    found[str(metadata["key"])] = (np.asarray(Image.open(io.BytesIO(jpeg)), int), dict(metadata))
-        return found
+from .place import Place
 
 
 @pytest.fixture
@@ -213,14 +157,13 @@ def test_a_worker_whose_every_batch_fails_ends_so_that_a_fresh_one_takes_over(pl
         assert set(session.scalars(select(Shard.state))) == {"pending"}
 
 
-def test_a_store_that_is_away_costs_no_attempt(place: Place) -> None:
+def test_a_store_that_stays_away_costs_no_attempt(place: Place) -> None:
     place.dataset(per_class=4)
     place.settings.objects_dir.joinpath("images").write_text("in the way")
+    place.settings = place.settings.model_copy(update={"upload_seconds": 1})
     with pytest.raises(Unavailable, match="cannot write"):
         work_once(place)
-    with place.database.read() as session:
-        states = session.execute(select(Shard.state, Shard.attempts).distinct()).all()
-    assert [tuple(row) for row in states] == [("pending", 0)]
+    assert place.shard_states() == {("pending", 0)}
 
 
 def test_weights_registered_anew_under_the_same_name_are_not_used_for_an_old_recipe(place: Place) -> None:

@@ -16,6 +16,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A data folder of the test's own, also for the training process, which reads its environment."""
     monkeypatch.setenv("SYNTHCLONE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("SYNTHCLONE_DEVICE", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several processes with torch must not spin for the same cores
     monkeypatch.setenv("SYNTHCLONE_LEASE_SECONDS", "3")
     monkeypatch.setenv("SYNTHCLONE_MAX_ATTEMPTS", "1")
     return Settings()

@@ -8,18 +8,17 @@ from services.trainer.manifest import ManifestShard, fetch_shard, read_manifest
 from services.trainer.ranks import Ranks
 from services.trainer.run import Place
 from services.trainer.sources import open_source, open_stream
-from shared.errors import CorruptObject, NotFound, Rejected
+from shared.errors import BeingRedrawn, NotFound, Rejected
 from shared.specs import TrainingSpec
 
-from .rows import Shard, add_dataset, add_job, flat, tiny_request
+from .rows import Shard, add_dataset, add_job, flat, read_job, tiny_request
 
 SHARDS = [Shard("b", [flat(10), flat(20), flat(30)], take=2), Shard("a", [flat(40)], take=3)]
 
 
 def listed_shards(place: Place) -> tuple[ManifestShard, ...]:
     dataset = add_dataset(place.database, place.store, SHARDS)
-    with place.database.read() as session:
-        return read_manifest(session, place.store, dataset).shards
+    return read_manifest(place.database, place.store, dataset).shards
 
 
 def indexed(place: Place) -> ShardImages:
@@ -63,17 +62,18 @@ def test_a_missing_shard_is_named(place: Place) -> None:
         fetch_shard(place.store, shard, place.cache_dir)
 
 
-def test_a_changed_manifest_is_refused(place: Place) -> None:
+def test_a_changed_manifest_is_written_again_before_anything_is_learnt_from_it(place: Place) -> None:
     dataset = add_dataset(place.database, place.store, SHARDS)
     place.store.put("datasets/manifest.json", b"{}")
-    with place.database.read() as session, pytest.raises(CorruptObject, match="manifest"):
-        read_manifest(session, place.store, dataset)
+    with pytest.raises(BeingRedrawn, match="manifest"):
+        read_manifest(place.database, place.store, dataset)
+    assert read_job(place.database, dataset).is_manifest_stale
 
 
 def test_a_dataset_without_images_is_refused_with_its_state(place: Place) -> None:
     dataset = add_job(place.database, "dataset", state="failed", spec={})
-    with place.database.read() as session, pytest.raises(Rejected, match=f"{dataset} is failed and has no images"):
-        read_manifest(session, place.store, dataset)
+    with pytest.raises(Rejected, match=f"{dataset} is failed and has no images"):
+        read_manifest(place.database, place.store, dataset)
 
 
 def test_several_datasets_are_one_training_set(place: Place) -> None:

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from services.trainer.ranks import Ranks
 from services.trainer.run import Place, train
 from shared.database import Database
 from shared.job_consumer import JobConsumer
+from shared.job_leases import expire_jobs
 from shared.settings import Settings
 from shared.storage import LocalStore
 
@@ -89,6 +92,43 @@ def test_the_training_of_a_killed_trainer_saves_itself_and_ends(database: Databa
 
     wait_for(lambda: read_job(database, row).checkpoint is not None)
     assert read_job(database, row).done < 2000
+
+
+def kill_with_child(trainer: subprocess.Popen[bytes]) -> None:
+    """As when the machine dies: the training process has no time to say anything."""
+    children = Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children").read_text().split()
+    for pid in (trainer.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    trainer.wait()
+
+
+@pytest.mark.slow
+def test_a_training_killed_with_its_trainer_goes_on_at_its_checkpoint_and_ends_with_the_same_weights(
+    consumer: JobConsumer, database: Database, store: LocalStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = tiny_request(steps=90, checkpoint_steps=30)
+    undisturbed = add_training(database, request)
+    consumer.work(threading.Event())
+    row = add_training(database, request)
+    trainer = subprocess.Popen([sys.executable, "-m", "services.trainer"])
+    wait_for(lambda: read_job(database, row).checkpoint is not None)
+
+    kill_with_child(trainer)
+    committed = (read_job(database, row).checkpoint or {})["step"]
+    wait_for(lambda: expired(database))
+    capfd.readouterr()
+    assert consumer.work(threading.Event())
+
+    job = read_job(database, row)
+    assert (job.state, job.attempts) == ("succeeded", 2)
+    assert f"from_step={committed} " in capfd.readouterr().err
+    weights = [(read_job(database, each).result or {})["encoder_sha256"] for each in (undisturbed, row)]
+    assert weights[0] == weights[1]
+
+
+def expired(database: Database) -> bool:
+    with database.write() as session:
+        return expire_jobs(session, max_attempts=5) == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
+import hashlib
 import threading
+from pathlib import Path
 
 from shared.vision.networks import EncoderCard
 
@@ -13,6 +15,7 @@ from shared.errors import CorruptObject, LostLease, Rejected
 from shared.job_leases import JobLease
 from shared.tables import Job, JsonObject, Metric
 
+from .pickles import hostile_pickle
 from .rows import DIGITS, Shard, add_dataset, add_training, claim, flat, read_job, tiny_request
 
 
@@ -64,6 +67,24 @@ def test_a_damaged_checkpoint_means_starting_again(place: Place, alone: Ranks) -
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_a_checkpoint_that_is_a_pickle_is_never_loaded(place: Place, alone: Ranks, tmp_path: Path) -> None:
+    """Its hash is right, so only the format gives it away."""
+    trace = tmp_path / "was run"
+    data = hostile_pickle(trace)
+    place.store.put("pickle", data)
+    row = add_training(place.database, tiny_request(steps=10))
+    checkpoint = {"key": "pickle", "sha256": hashlib.sha256(data).hexdigest(), "step": 9, "seconds": 1.0}
+    with place.database.write() as session:
+        session.execute(update(Job).where(Job.id == row).values(checkpoint=checkpoint))
+
+    result = run(place, alone, claim(place.database))
+
+    assert result is not None
+    assert (result["steps"], trace.exists()) == (10, False)
+    with place.database.read() as session:
+        assert session.scalars(select(Metric.step).where(Metric.job_id == row)).all() != []
+
+
 def test_a_training_told_to_stop_leaves_a_checkpoint_of_its_last_step(place: Place, alone: Ranks) -> None:
     row = add_training(place.database, tiny_request(steps=1000))
     stop = threading.Event()
@@ -80,7 +101,9 @@ def test_only_the_last_two_checkpoints_are_kept(place: Place, alone: Ranks) -> N
     row = add_training(place.database, tiny_request(steps=5, checkpoint_steps=1))
     run(place, alone, claim(place.database))
     folder = f"trainings/{row}/checkpoints"
-    assert list(place.store.keys(folder)) == [f"{folder}/0000000{step}-1.safetensors" for step in (3, 4)]
+    assert [entry.key for entry in place.store.entries(folder)] == [
+        f"{folder}/0000000{step}-1.safetensors" for step in (3, 4)
+    ]
 
 
 @pytest.mark.parametrize("checkpoint_steps", [5, 500])
@@ -125,7 +148,7 @@ def test_a_corrupt_shard_is_named(place: Place, alone: Ranks) -> None:
     dataset = add_dataset(place.database, place.store, [Shard("a", [flat(50)], take=1)])
     place.store.put("images/0.tar", b"other bytes")
     add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("a",))
-    with pytest.raises(CorruptObject, match=r"images/0\.tar has sha256 .*, committed was"):
+    with pytest.raises(CorruptObject, match=r"images/0\.tar is damaged .*sha256 .*, committed was"):
         run(place, alone, claim(place.database))
 
 
