@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -35,12 +36,25 @@ def submit(
     size: Annotated[str | None, typer.Option(help="Multiple of the real data set's counts: 1x, 10x...")] = None,
     model: Model = None,
     seed: Seed = 0,
+    priority: Annotated[int, typer.Option(help="0 to 9; 9 is drawn first within your team.")] = 0,
+    deadline: Annotated[
+        str | None, typer.Option(help="Stop softly then: 2026-12-24T18:00, local time unless it names a zone.")
+    ] = None,
+    budget_images: Annotated[int | None, typer.Option(help="Stop softly after so many newly drawn images.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Stop softly after so many seconds of workers.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate, create nothing.")] = False,
     idempotency_key: Key = None,
 ) -> None:
     """Have a dataset drawn."""
-    fields = {"scale": scale, "images_per_class": per_class, "size": size, "model": model, "seed": seed}
+    fields: dict[str, object] = {
+        "scale": scale,
+        "images_per_class": per_class,
+        "size": size,
+        "model": model,
+        "seed": seed,
+    }
+    fields |= {"priority": priority, "deadline": read_time(deadline), "budget": budget(budget_images, budget_seconds)}
     with usage_errors():
         request = DatasetRequest.model_validate(dataset_fields(classes, prompt, fields))
     chosen = options(context)
@@ -76,8 +90,14 @@ def prompts(
 
 
 def dataset_fields(classes: str, prompt: str, others: Mapping[str, object]) -> dict[str, object]:
-    given = {name: value for name, value in others.items() if value is not None}
-    return given | {"classes": read_classes(classes), "prompt": {"template": prompt} if "{" in prompt else prompt}
+    return given(others) | {
+        "classes": read_classes(classes),
+        "prompt": {"template": prompt} if "{" in prompt else prompt,
+    }
+
+
+def given(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_classes(text: str) -> object:
@@ -94,6 +114,20 @@ def read_classes(text: str) -> object:
         raise typer.BadParameter(
             f"no classes can be read from the file {text[:200]!r}: {error}; it must be text or JSON in UTF-8"
         ) from error
+
+
+def budget(images: int | None, seconds: float | None) -> dict[str, object] | None:
+    return given({"images": images, "worker_seconds": seconds}) or None
+
+
+def read_time(text: str | None) -> datetime | None:
+    """A time without a zone is the user's own; raises BadParameter."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text[:50]!r} is no time such as 2026-12-24T18:00") from error
 
 
 def lines_of(content: str) -> list[object]:

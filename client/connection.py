@@ -58,7 +58,7 @@ class Connection:
             except httpx2.TransportError as error:
                 logger.info("no answer, asking again: %s", error)
             else:
-                if response.status_code not in RETRIED:
+                if response.status_code not in RETRIED or is_limit(response):
                     return checked(response)
                 logger.info("%s from %s, asking again", response.status_code, request.url)
                 pause = retry_after(response) or pause
@@ -104,6 +104,11 @@ def checked(response: httpx2.Response) -> httpx2.Response:
     if response.is_client_error:
         raise ApiRefused(problem)
     raise ServiceUnreachable(f"{response.url} answered {response.status_code}: {problem.text}")
+
+
+def is_limit(response: httpx2.Response) -> bool:
+    """A limit of the team passes when a job ends, which can take days: the user decides whether to wait."""
+    return problem_of(response).type.endswith(":limit-reached")
 
 
 def problem_of(response: httpx2.Response) -> Problem:

@@ -10,15 +10,17 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import AppError, ConfigurationError
+from shared.errors import AppError
 
 from .asking import prompts, submit
 from .console import Options, options, write_line
 from .doctor import doctor
 from .learning import evaluate, results, train
+from .operating import keys, teams
 from .setup import lexicon, load_settings, migrate
+from .usage import usage
 from .watching import INTERRUPTED
-from .work import cancel, jobs, retry, watch_job
+from .work import cancel, jobs, retry, verify, watch_job
 
 GLOBAL_FLAGS = ("--json", "--quiet", "--no-color", "-v")
 GLOBAL_VALUES = ("--api",)
@@ -29,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Synthetic clones of image data sets: draw a training set from class names, train on it, test on real photos.",
 )
-keys = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
 def show_version(wanted: bool) -> None:
@@ -103,36 +104,22 @@ def demo(
         chosen.say(sentence)
 
 
-@keys.command("create")
-def create_api_key(
-    context: typer.Context,
-    team: Annotated[str, typer.Option(help="The team it belongs to; made when it is new.")] = "default",
-) -> None:
-    """Make an API key; it is shown once and never stored."""
-    from services.prompt_api.keys import create_key
-    from shared.database import Database
-
-    settings = load_settings()
-    if settings.key_pepper is None:
-        raise ConfigurationError("keys are hashed with SYNTHCLONE_KEY_PEPPER, which is not set; give the API's own")
-    with Database(settings.sqlalchemy_url).write() as session:
-        key = create_key(session, team, pepper=settings.key_pepper)
-    write_line(json.dumps({"team": team, "key": key}) if options(context).as_json else key)
-
-
 app.command()(submit)
 app.command()(jobs)
 app.command("watch")(watch_job)
 app.command()(cancel)
 app.command()(retry)
+app.command()(verify)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(results)
+app.command()(usage)
 app.command()(prompts)
 app.command()(doctor)
 app.command()(migrate)
 app.add_typer(lexicon, name="lexicon")
 app.add_typer(keys, name="keys")
+app.add_typer(teams, name="teams")
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What the API answers, as far as this client reads it; fields it does not know are ignored."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
@@ -49,6 +49,14 @@ class ClassCounts(Answered):
     done: int
 
 
+class Cost(Answered):
+    """What was made for a job; what it reused is not in here."""
+
+    drawn_images: int
+    worker_seconds: float
+    stored_bytes: int
+
+
 class Job(Answered):
     id: str
     kind: JobKind
@@ -61,6 +69,9 @@ class Job(Answered):
     rate: float | None = None
     eta_seconds: float | None = None
     error: Problem | None = None
+    cost: Cost
+    deadline: datetime | None = None
+    stop_reason: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -204,6 +215,37 @@ class Result(Answered):
     images: int
     top1: float
     interval: tuple[float, float]
+
+
+class KindUsage(Answered):
+    """Of the jobs of one kind; `done` counts images of datasets, steps of trainings, benchmarks of evaluations."""
+
+    jobs: int
+    done: int
+    reused: int
+    drawn_images: int
+    worker_seconds: float
+    stored_bytes: int
+
+
+class Limit(Answered):
+    """`limit` is null where there is none."""
+
+    limit: int | None
+    used: int | None
+
+
+class Usage(Answered):
+    """What a team's jobs created in some days have cost, and what its limits leave at this moment."""
+
+    team: str
+    since: date
+    until: date
+    dataset: KindUsage
+    training: KindUsage
+    evaluation: KindUsage
+    limits: dict[str, Limit]
+    weight: int
 
 
 class ClassList(Answered):

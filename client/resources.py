@@ -56,6 +56,10 @@ class Datasets(Resource):
     def shards(self, dataset_id: str) -> Iterator[Shard]:
         return pages(self._connection, f"/datasets/{dataset_id}/shards", Shard)
 
+    def verify(self, dataset_id: str) -> Job:
+        """Has every stored object read again; damaged ones are drawn anew."""
+        return self._connection.post(f"/datasets/{dataset_id}/verify", None, Job)
+
     def image(self, dataset_id: str, class_id: str, slot: int) -> bytes:
         """One image as JPEG."""
         return self._connection.get_bytes(f"/datasets/{dataset_id}/images/{class_id}/{slot}")

@@ -1,11 +1,12 @@
 """The client of the API."""
 
 import os
+from datetime import date
 from types import TracebackType
 from typing import Self
 
 from .connection import Connection
-from .models import ClassList, ClassLists
+from .models import ClassList, ClassLists, Usage
 from .resources import Datasets, Evaluations, Jobs, Prompts, Trainings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -25,6 +26,11 @@ class Client:
 
     def class_lists(self) -> list[ClassList]:
         return self.connection.get("/class-lists", ClassLists).root
+
+    def usage(self, *, since: date | None = None, until: date | None = None) -> Usage:
+        """Of the team's jobs created from `since` up to and with `until`; by default this month's."""
+        days = {name: day.isoformat() for name, day in (("since", since), ("until", until)) if day is not None}
+        return self.connection.get("/usage", Usage, query=days)
 
     def __enter__(self) -> Self:
         return self

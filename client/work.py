@@ -1,4 +1,4 @@
-"""`synthclone jobs`, `watch`, `cancel` and `retry`."""
+"""`synthclone jobs`, `watch`, `cancel`, `retry` and `verify`."""
 
 from itertools import islice
 from typing import Annotated
@@ -67,3 +67,15 @@ def retry(
     chosen = options(context)
     with chosen.client() as client:
         show_submitted(chosen, client, client.jobs.retry(job_id), follow=follow)
+
+
+def verify(context: typer.Context, dataset_id: JobId) -> None:
+    """Have every stored object of a dataset read again; damaged ones are drawn anew."""
+    chosen = options(context)
+    with chosen.client() as client:
+        job = client.datasets.verify(dataset_id)
+    chosen.say("its objects are being read; `synthclone watch` and GET /jobs/<id>/events tell what was found")
+    if chosen.as_json:
+        write_json(job)
+    else:
+        write_line(job.id)

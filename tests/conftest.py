@@ -10,12 +10,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import delete
 
-from services.prompt_api.__main__ import Server, listen
+from services.prompt_api.__main__ import Server, listen, server_config
 from services.prompt_api.app import create_app
 from shared.database import Database
 from shared.lexicon import build_lexicon
@@ -91,7 +90,7 @@ def changed(settings: Settings, **changes: object) -> Settings:
 def serving(app: FastAPI) -> Iterator[str]:
     """The API in a thread, on a port of its own; yields its address."""
     listener = listen("127.0.0.1", 0)
-    server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = Server(server_config(app, grace_seconds=1))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

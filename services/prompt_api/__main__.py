@@ -1,6 +1,7 @@
 """`python -m services.prompt_api`: serve until told to stop."""
 
 import logging
+import resource
 import socket
 
 import uvicorn
@@ -14,9 +15,12 @@ from shared.errors import ConfigurationError, Unavailable
 from shared.settings import Settings
 
 from .app import create_app
+from .connections import LimitedConnection
 
 logger = logging.getLogger(__name__)
 GRACE_SECONDS = 5
+# Files that are no event stream: other requests, database connections, logs.
+OTHER_FILES = 1000
 
 
 class Server(uvicorn.Server):
@@ -25,18 +29,38 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
-        app.state.stopping.set()
+        app.state.event_hub.stop()
         await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> None:
     listener = listen(settings.api_host, settings.api_port)
     check_database(settings)
-    config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
+    allow_open_files(settings.max_streams + OTHER_FILES)
     logger.info("listening", extra={"host": settings.api_host, "port": listener.getsockname()[1]})
-    Server(config).run([listener])
+    Server(server_config(create_app(settings), grace_seconds=GRACE_SECONDS)).run([listener])
+
+
+def server_config(app: FastAPI, *, grace_seconds: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=LimitedConnection,
+        ws="none",
+        server_header=False,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+
+
+def allow_open_files(count: int) -> None:
+    """Every open stream is an open file, of which many systems allow 1,024 unless asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < count:
+        logger.warning("too few open files are allowed for every stream", extra={"allowed": most, "wanted": count})
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,33 +1,26 @@
-"""From a dataset request to what is frozen about it: the spec and one row per class. No I/O but the two inserts."""
+"""From a dataset request to what is frozen about it: the spec and one row per class. No I/O but the inserts."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import insert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from shared.classes import ClassText, images_at_1x, resolve_classes
+from shared.classes import ClassText, images_at_1x
+from shared.database import database_now
 from shared.errors import Rejected
 from shared.lexicon import Lexicon
 from shared.models import ModelEntry, find_model, registered
-from shared.prompts import used_text
-from shared.seeds import class_key
 from shared.settings import Settings
 from shared.specs import DatasetRequest, DatasetSpec, Recipe
-from shared.tables import DatasetClass, Job
+from shared.tables import Job
 from shared.tables import Recipe as RecipeRow
 
+from .class_rows import PlannedClass, class_texts, insert_classes, worded_classes
 from .new_jobs import VERSION, add_job
 
 DEFAULT_SIZE = "1x"
-
-
-class PlannedClass(NamedTuple):
-    text: ClassText
-    key: str
-    total: int
 
 
 class Plan(NamedTuple):
@@ -41,9 +34,9 @@ class Plan(NamedTuple):
 def plan_dataset(request: DatasetRequest, settings: Settings, lexicon: Lexicon) -> Plan:
     """Raises Rejected with a pointer to the value at fault."""
     entry = find_model(settings, request.model or settings.default_model)
-    texts = resolve_classes(request.classes, lexicon)
-    refuse_undrawable(texts, entry, registered(settings))
-    classes = tuple(plan_class(request, text) for text in texts)
+    refuse_undrawable(class_texts(request.classes, lexicon), entry, registered(settings))
+    worded = worded_classes(request.classes, request.prompt, lexicon)
+    classes = tuple(PlannedClass(*known, images_of(request, known.text.id)) for known in worded)
     refuse_too_many(classes, request, settings.max_images)
     recipe = make_recipe(request, entry)
     totals = [planned.total for planned in classes]
@@ -72,14 +65,6 @@ def refuse_undrawable(texts: Sequence[ClassText], entry: ModelEntry, entries: Ma
                 f"trained on {len(entry.classes)} classes only; {remedy}",
                 pointer="/model",
             )
-
-
-def plan_class(request: DatasetRequest, text: ClassText) -> PlannedClass:
-    try:
-        used = used_text(request.prompt, text)
-    except Rejected as error:
-        raise Rejected(error.detail, pointer="/prompt") from error
-    return PlannedClass(text, class_key(text.id, used), images_of(request, text.id))
 
 
 def images_of(request: DatasetRequest, class_id: str) -> int:
@@ -113,8 +98,20 @@ def make_recipe(request: DatasetRequest, entry: ModelEntry) -> Recipe:
     )
 
 
+def refuse_past_deadline(session: Session, request: DatasetRequest) -> None:
+    """By the database's clock, which is the one that will stop the dataset."""
+    now = database_now(session)
+    if request.deadline is not None and request.deadline <= now:
+        raise Rejected(
+            f"deadline {request.deadline.isoformat()} has passed, it is {now.isoformat(timespec='seconds')}; "
+            "name a later time or leave it out",
+            pointer="/deadline",
+        )
+
+
 def insert_dataset(session: Session, plan: Plan, team: str) -> Job:
     spec = plan.spec
+    refuse_past_deadline(session, spec.request)
     add_recipe(session, spec)
     job = add_job(
         session,
@@ -124,22 +121,18 @@ def insert_dataset(session: Session, plan: Plan, team: str) -> Job:
         total=spec.total_images,
         priority=spec.request.priority,
     )
-    session.execute(insert(DatasetClass), [class_row(job.id, *item) for item in enumerate(plan.classes)])
+    limit(job, spec.request)
+    insert_classes(session, job.id, plan.classes)
     return job
+
+
+def limit(job: Job, request: DatasetRequest) -> None:
+    job.deadline = request.deadline
+    if request.budget is not None:
+        job.budget_images, job.budget_seconds = request.budget.images, request.budget.worker_seconds
 
 
 def add_recipe(session: Session, spec: DatasetSpec) -> None:
     row = {"digest": spec.recipe_digest, "recipe": spec.recipe.model_dump(mode="json"), "model": spec.model}
     on_conflict = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgres_insert
     session.execute(on_conflict(RecipeRow).values(row).on_conflict_do_nothing())
-
-
-def class_row(job_id: str, position: int, planned: PlannedClass) -> dict[str, object]:
-    return {
-        "job_id": job_id,
-        "position": position,
-        "class_id": planned.text.id,
-        "class_key": planned.key,
-        "text": planned.text.model_dump(mode="json"),
-        "total": planned.total,
-    }

@@ -1,13 +1,13 @@
 """The application, put together from its settings."""
 
 import logging
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from pydantic import JsonValue
+from starlette.types import ASGIApp
 
 from shared.database import Database
 from shared.errors import ConfigurationError
@@ -15,19 +15,51 @@ from shared.lexicon import load_lexicon
 from shared.settings import Settings
 from shared.storage import open_store
 
-from . import catalogue, dataset_images, datasets, evaluations, events, health, jobs, trainings
+from . import (
+    catalogue,
+    dataset_images,
+    datasets,
+    evaluations,
+    events,
+    health,
+    jobs,
+    trainings,
+    usage,
+    verification,
+    webhooks,
+)
 from .body_limit import BodyLimit
 from .dependencies import refuse_nul
+from .event_hub import EventHub
 from .examples import RECORDED
+from .hosts import Hosts
 from .new_jobs import VERSION
 from .problems import install_problems, problem_schemas
+from .rate_limit import RateLimit
+from .security_headers import SecurityHeaders
 
 logger = logging.getLogger(__name__)
-ROUTED = (datasets, dataset_images, trainings, evaluations, jobs, events, catalogue, health)
+ROUTED = (
+    datasets,
+    dataset_images,
+    verification,
+    trainings,
+    evaluations,
+    jobs,
+    events,
+    usage,
+    webhooks,
+    catalogue,
+    health,
+)
 DESCRIPTION = "Training sets drawn from class names, networks trained on them, and their tests on real photos."
 
 
 class Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Around everything: Starlette answers bugs outside of the middlewares that are added.
+        return SecurityHeaders(super().build_middleware_stack())
+
     def openapi(self) -> dict[str, JsonValue]:
         document = super().openapi()
         document["components"]["schemas"] |= problem_schemas()
@@ -38,6 +70,8 @@ class Api(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
+    if settings.auth == "keys":
+        settings.required_pepper()  # a server that can check no key must not start
     app = Api(
         title="synthclone",
         version=VERSION,
@@ -52,8 +86,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.database = Database(settings.sqlalchemy_url)
     app.state.store = open_store(settings)
-    app.state.stopping = threading.Event()
-    app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes)
+    app.state.event_hub = EventHub(app.state.database)
+    app.state.stream_slots = events.StreamSlots(settings)
+    app.state.rate_limit = RateLimit(settings)
+    app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_seconds=settings.body_seconds)
+    app.add_middleware(Hosts, settings=settings)
     install_problems(app)
     for module in ROUTED:
         app.include_router(module.router)

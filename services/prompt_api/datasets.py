@@ -9,18 +9,19 @@ from sqlalchemy import select
 from shared.errors import Conflict
 from shared.lexicon import load_lexicon
 from shared.specs import DatasetRequest, DatasetSpec
-from shared.tables import DatasetClass, Job
+from shared.tables import DatasetClass, Job, Team
 
-from .accept import insert_dataset, plan_dataset
+from .accept import insert_dataset, plan_dataset, refuse_past_deadline
 from .dependencies import Cursor, JsonBody, PageSize, RequestKey, ServerDatabase, ServerSettings, ServerStore, TeamId
 from .examples import DATASETS
 from .idempotency import ACCEPTED, Asking, accept_once
 from .job_view import view_job
 from .jobs import find_job, page_of_jobs
+from .limits import refuse_beyond, wanted_by
 from .preview import estimate
 from .problems import documented
 from .schemas import DatasetClassView, DatasetView, Estimate, JobPage, JobState, ManifestLink
-from .stored_images import read_whole
+from .stored_images import read_manifest
 
 router = APIRouter(tags=["datasets"])
 MANIFEST: dict[int | str, dict[str, object]] = {200: {"content": {"application/json": {"schema": {"type": "object"}}}}}
@@ -34,7 +35,7 @@ ESTIMATED: dict[int | str, dict[str, object]] = {
     status_code=202,
     response_model=None,
     dependencies=[JsonBody],
-    responses=ESTIMATED | ACCEPTED | documented(400, 413, 415),
+    responses=ESTIMATED | ACCEPTED | documented(400, 413, 415, 429),
 )
 def create_dataset(
     request: Annotated[DatasetRequest, Body(openapi_examples=DATASETS)],
@@ -46,10 +47,14 @@ def create_dataset(
 ) -> JSONResponse:
     """Have images of some classes drawn."""
     plan = plan_dataset(request, settings, load_lexicon(settings.lexicon_path))
+    wanted = wanted_by(plan)
     if dry_run:
+        with database.read() as session:
+            refuse_past_deadline(session, request)
+            refuse_beyond(session, session.get_one(Team, team), wanted, settings)
         return JSONResponse(estimate(plan).model_dump(mode="json"))
-    asking = Asking(team, "POST /datasets", key, request.model_dump(mode="json"))
-    return accept_once(database, asking, lambda session: insert_dataset(session, plan, team))
+    asking = Asking(team, "POST /datasets", key, request.model_dump(mode="json"), wanted)
+    return accept_once(database, settings, asking, lambda session: insert_dataset(session, plan, team))
 
 
 @router.get("/datasets", responses=documented())
@@ -102,4 +107,5 @@ def get_dataset_manifest(dataset_id: str, database: ServerDatabase, store: Serve
     link = manifest_link(job)
     if link is None:
         raise Conflict(f"dataset {job.id} is {job.state} and has no manifest; it is written when the images are done")
-    return Response(read_whole(store, link.manifest_key, link.manifest_sha256), media_type="application/json")
+    data = read_manifest(database, store, job.id, key=link.manifest_key, sha256=link.manifest_sha256)
+    return Response(data, media_type="application/json")

@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
-from pydantic import SecretStr
+from pydantic import JsonValue
 
 from shared.database import Database
 from shared.errors import AppError, NotFound, Rejected
@@ -15,7 +15,8 @@ from shared.schema import DEFAULT_TEAM
 from shared.settings import Settings
 from shared.storage import ObjectStore
 
-from .keys import team_of_key
+from .keys import find_caller
+from .rate_limit import RateLimit
 
 
 class UnsupportedMediaType(AppError):
@@ -45,27 +46,52 @@ ServerSettings = Annotated[Settings, Depends(app_settings)]
 ServerDatabase = Annotated[Database, Depends(app_database)]
 ServerStore = Annotated[ObjectStore, Depends(app_store)]
 
+READING = ("GET", "HEAD")
+MOST_KEYS = 100
 bearer = HTTPBearer(auto_error=False, description="An API key; not needed where the server runs with auth=off.")
 
 
 async def requesting_team(
+    request: Request,
     settings: ServerSettings,
     database: ServerDatabase,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> str:
+    """The team of the request's key, which needs the scope `read` to look and `write` to change anything."""
     if settings.auth == "off":
         return DEFAULT_TEAM
-    assert settings.key_pepper is not None
-    key = credentials.credentials if credentials else ""
-    return await run_in_threadpool(find_team, database, key, settings.key_pepper)
+    is_clear = len(request.headers.getlist("authorization")) == 1
+    key = credentials.credentials if credentials and is_clear else ""
+    caller = await run_in_threadpool(find_caller, database, key, settings.required_pepper())
+    caller.require("read" if request.method in READING else "write")
+    return caller.team
 
 
-def find_team(database: Database, key: str, pepper: SecretStr) -> str:
-    with database.read() as session:
-        return team_of_key(session, key, pepper=pepper)
+async def rate_limit(request: Request) -> RateLimit:
+    limit = request.app.state.rate_limit
+    assert isinstance(limit, RateLimit)
+    return limit
 
 
-TeamId = Annotated[str, Depends(requesting_team)]
+ServerRateLimit = Annotated[RateLimit, Depends(rate_limit)]
+
+
+async def refuse_guessing(request: Request, limit: ServerRateLimit) -> None:
+    limit.refuse_guessing(request)
+
+
+async def limited_team(
+    request: Request,
+    limit: ServerRateLimit,
+    guessing: Annotated[None, Depends(refuse_guessing)],
+    team: Annotated[str, Depends(requesting_team)],
+) -> str:
+    # The order of the arguments is that of the checks: looking up a wrong key is work for the database too.
+    limit.count_request(request, team)
+    return team
+
+
+TeamId = Annotated[str, Depends(limited_team)]
 
 
 async def require_json(request: Request) -> None:
@@ -74,6 +100,22 @@ async def require_json(request: Request) -> None:
     kind = sent.partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UnsupportedMediaType(f"content type {sent[:100]!r} is not application/json; set the content-type header")
+    # Each unknown key is a fault of its own: the hundred thousand that fit into a body would hold up everyone.
+    if await request.body() and (keys := most_keys(await request.json())) > MOST_KEYS:
+        raise Rejected(f"an object of the body has {keys:,} keys; none that this API takes has more than {MOST_KEYS}")
+
+
+def most_keys(body: JsonValue) -> int:
+    """Of any object in it."""
+    most, left = 0, [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            most = max(most, len(value))
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return most
 
 
 async def refuse_nul(request: Request) -> None:

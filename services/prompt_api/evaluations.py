@@ -7,13 +7,13 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from shared.errors import Conflict, Rejected
+from shared.errors import Conflict, CorruptObject, NotFound, Rejected
 from shared.realsets import benchmark
 from shared.specs import EvaluationRequest, EvaluationSpec, TrainingSpec
 from shared.storage import get_verified
 from shared.tables import Job
 
-from .dependencies import Cursor, JsonBody, PageSize, RequestKey, ServerDatabase, ServerStore, TeamId
+from .dependencies import Cursor, JsonBody, PageSize, RequestKey, ServerDatabase, ServerSettings, ServerStore, TeamId
 from .examples import EVALUATIONS
 from .idempotency import ACCEPTED, Asking, accept_once
 from .job_view import view_job
@@ -30,17 +30,18 @@ router = APIRouter(tags=["evaluations"])
     status_code=202,
     response_model=None,
     dependencies=[JsonBody],
-    responses=ACCEPTED | documented(400, 413, 415),
+    responses=ACCEPTED | documented(400, 413, 415, 429),
 )
 def create_evaluation(
     request: Annotated[EvaluationRequest, Body(openapi_examples=EVALUATIONS)],
+    settings: ServerSettings,
     database: ServerDatabase,
     team: TeamId,
     key: RequestKey,
 ) -> JSONResponse:
     """Test a network; it waits for a training that is not finished."""
     asking = Asking(team, "POST /evaluations", key, request.model_dump(mode="json"))
-    return accept_once(database, asking, lambda session: insert_evaluation(session, request, team))
+    return accept_once(database, settings, asking, lambda session: insert_evaluation(session, request, team))
 
 
 def insert_evaluation(session: Session, request: EvaluationRequest, team: str) -> Job:
@@ -99,5 +100,11 @@ def get_evaluation_report(evaluation_id: str, database: ServerDatabase, store: S
         job = find_job(session, evaluation_id, team, kind="evaluation")
     if job.state != "succeeded" or job.result is None:
         raise Conflict(f"evaluation {job.id} is {job.state}; its report exists once it succeeded")
-    report: JsonView = json.loads(get_verified(store, str(job.result["report_key"]), str(job.result["report_sha256"])))
+    try:
+        data = get_verified(store, str(job.result["report_key"]), str(job.result["report_sha256"]))
+    except (CorruptObject, NotFound) as damage:
+        raise CorruptObject(
+            f"the report of {job.id} is damaged ({damage.detail}); evaluate the training again"
+        ) from damage
+    report: JsonView = json.loads(data)
     return report

@@ -1,66 +1,81 @@
 """`/jobs/{id}/events`: what happens to a job, as server-sent events that can be resumed."""
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator
-from typing import Annotated, NamedTuple
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 
 from shared.database import Database
-from shared.tables import TERMINAL, Event, Job
+from shared.errors import Unavailable
+from shared.settings import Settings
 
 from .dependencies import ServerDatabase, TeamId
+from .event_hub import Channel, EventHub
 from .jobs import find_job
 from .problems import documented
+from .rate_limit import TooManyRequests
 
-logger = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
-POLL_SECONDS = 0.5
-BATCH = 500
+RETRY_SECONDS = 30
 
 
-class Batch(NamedTuple):
-    events: list[Event]
-    is_last: bool
+class StreamSlots:
+    """How many streams one process keeps open; with keys no team can have more than half of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.most = settings.max_streams
+        self.most_of_team = self.most if settings.auth == "off" else max(1, self.most // 2)
+        self.open: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, team: str) -> Iterator[None]:
+        if self.open.total() >= self.most:
+            raise Unavailable(f"{self.most} event streams are open; poll GET /jobs/{{id}}, or try again later")
+        if self.open[team] >= self.most_of_team:
+            raise TooManyRequests(
+                f"your team has {self.most_of_team} event streams open; close some, or poll GET /jobs/{{id}}",
+                retry_seconds=RETRY_SECONDS,
+            )
+        self.open[team] += 1
+        try:
+            yield
+        finally:
+            self.open[team] -= 1
+            self.open += Counter()  # drops teams with none
 
 
-def watched_job(job_id: str, database: ServerDatabase, team: TeamId) -> str:
-    """Checked before the stream starts: afterwards the status can no longer be 404."""
+async def watched_channel(
+    request: Request, job_id: str, database: ServerDatabase, team: TeamId
+) -> AsyncIterator[Channel]:
+    """Refusals come before the stream starts: afterwards the status can no longer be 404 or 503."""
+    slots, hub = request.app.state.stream_slots, request.app.state.event_hub
+    assert isinstance(slots, StreamSlots)
+    assert isinstance(hub, EventHub)
+    with slots.taken(team):
+        await run_in_threadpool(check_job, database, job_id, team)
+        with hub.watching(job_id) as channel:
+            yield channel
+
+
+def check_job(database: Database, job_id: str, team: str) -> None:
     with database.read() as session:
-        return find_job(session, job_id, team).id
+        find_job(session, job_id, team)
 
 
 @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=documented(404))
 async def stream_job_events(
     request: Request,
-    job_id: Annotated[str, Depends(watched_job)],
-    database: ServerDatabase,
+    job_id: str,
+    channel: Annotated[Channel, Depends(watched_channel)],
     last_event_id: Annotated[int, Header(ge=0, lt=2**63, description="Events after this one only.")] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Every event of a job, old ones first; ends after the one that ends the job."""
-    seen, is_last = last_event_id, False
-    while not is_last and not request.app.state.stopping.is_set():
-        events, is_last = await run_in_threadpool(read_events, database, job_id, seen)
-        for event in events:
-            seen = event.seq
-            yield ServerSentEvent(id=str(event.seq), event=event.type, data=event.payload)
-        if not is_last:
-            await asyncio.sleep(POLL_SECONDS)
+    """Every event of a job, old ones first; ends after the one that ends the job.
 
-
-def read_events(database: Database, job_id: str, seen: int) -> Batch:
-    try:
-        with database.read() as session:
-            # The state first: the events of a job that is terminal now are all committed.
-            state = session.scalar(select(Job.state).where(Job.id == job_id))
-            query = select(Event).where(Event.job_id == job_id, Event.seq > seen).order_by(Event.seq).limit(BATCH)
-            events = list(session.scalars(query).all())
-    except OperationalError as error:
-        logger.warning("event stream waits for the database", extra={"job_id": job_id, "reason": str(error.orig)})
-        return Batch([], is_last=False)
-    return Batch(events, is_last=(state is None or state in TERMINAL) and len(events) < BATCH)
+    A comment every 15 seconds keeps an idle stream open. Should it end early, ask again with the id of the last event.
+    """
+    async for event in request.app.state.event_hub.follow(channel, last_event_id):
+        yield ServerSentEvent(id=str(event.seq), event=event.type, data=event.payload)

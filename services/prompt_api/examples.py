@@ -76,6 +76,7 @@ QUEUED_DATASET: JsonValue = {
     "guidance": 2.0,
     "images_per_class": 32,
     "model": "digits-sd",
+    "cost": {"drawn_images": 0, "worker_seconds": 0.0, "stored_bytes": 0},
     "created_at": "2026-11-22T09:00:00Z",
     "links": {
         "self": f"/jobs/{DATASET_ID}",
@@ -100,6 +101,7 @@ FAILED_TRAINING: JsonValue = {
         "submit it again on a dataset that succeeded",
         "retryable": False,
     },
+    "cost": {"drawn_images": 0, "worker_seconds": 0.0, "stored_bytes": 0},
     "created_at": "2026-11-22T09:00:01Z",
     "finished_at": "2026-11-22T09:05:00Z",
     "links": {

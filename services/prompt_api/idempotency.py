@@ -1,20 +1,22 @@
 """Accept a request once: the answer to an Idempotency-Key is stored in the transaction that makes the job."""
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import NamedTuple
 
 from fastapi.responses import JSONResponse
 from pydantic import JsonValue
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database import Database, database_now
 from shared.errors import Rejected
 from shared.seeds import digest
+from shared.settings import Settings
 from shared.tables import IdempotencyKey, Job, JsonObject
 
 from .examples import JOBS
 from .job_view import view_job
+from .limits import Wanted, lock_team, refuse_beyond
 from .schemas import JobView
 
 RETRY_AFTER_SECONDS = "5"
@@ -27,6 +29,7 @@ class Asking(NamedTuple):
     route: str
     key: str | None
     body: Mapping[str, JsonValue]
+    wanted: Wanted = Wanted()
     retry_of: str | None = None
 
     @property
@@ -34,25 +37,30 @@ class Asking(NamedTuple):
         return digest(self.body)
 
 
-def accept_once(database: Database, asking: Asking, create: Callable[[Session], Job]) -> JSONResponse:
-    """Make a job, or repeat the answer that the same key got."""
-    try:
-        with database.write() as session:
-            return find_answer(session, asking) or make_job(session, asking, create)
-    except IntegrityError:
-        # The same key was answered between our look and our insert; that answer is committed now.
-        with database.read() as session:
-            answer = find_answer(session, asking)
-        if answer is None:
-            raise
-        return answer
+def accept_once(
+    database: Database, settings: Settings, asking: Asking, create: Callable[[Session], Job]
+) -> JSONResponse:
+    """Make a job within the team's limits, or repeat the answer that the same key got."""
+    with database.write() as session:
+        # First, so that a request sent twice at once finds the other's answer and not the limit it reached.
+        team = lock_team(session, asking.team)
+        answer = find_answer(session, asking, timedelta(hours=settings.idempotency_hours))
+        if answer is not None:
+            return answer
+        refuse_beyond(session, team, asking.wanted, settings)
+        return make_job(session, asking, create)
 
 
-def find_answer(session: Session, asking: Asking) -> JSONResponse | None:
+def find_answer(session: Session, asking: Asking, lifetime: timedelta) -> JSONResponse | None:
     if asking.key is None:
         return None
     stored = session.get(IdempotencyKey, (asking.team, asking.route, asking.key))
     if stored is None:
+        return None
+    if stored.created_at < database_now(session) - lifetime:
+        # The dispatcher deletes these too; what a key means must not depend on when it last did.
+        session.delete(stored)
+        session.flush()
         return None
     if stored.request_sha256 != asking.sha256:
         raise Rejected(f"Idempotency-Key {asking.key!r} was used for another body; send a new key for a new request")

@@ -11,7 +11,7 @@ from shared.prompts import PromptSpec
 from shared.specs import DatasetSpec, EvaluationSpec, Recipe, TrainingSpec
 from shared.tables import TERMINAL, DatasetClass, Event, Job, JsonObject
 
-from .schemas import ClassCounts, Counts, ImagesRange, JobError, JobView
+from .schemas import ClassCounts, Cost, Counts, ImagesRange, JobError, JobView
 
 RATE_EVENTS = 20
 RESOURCES = {"dataset": "datasets", "training": "trainings", "evaluation": "evaluations"}
@@ -64,6 +64,11 @@ def view_job(session: Session, job: Job) -> JobView:
         rate=rate,
         eta_seconds=round((job.total - job.done - job.failed) / rate, 1) if rate else None,
         error=JobError.model_validate(job.error) if job.error else None,
+        cost=Cost(
+            drawn_images=job.drawn_images, worker_seconds=round(job.spent_seconds, 3), stored_bytes=job.stored_bytes
+        ),
+        deadline=job.deadline,
+        stop_reason=job.stop_reason,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

@@ -12,10 +12,11 @@ from shared import lifecycle
 from shared.errors import NotFound
 from shared.tables import TERMINAL, DatasetClass, Job
 
-from .dependencies import Cursor, PageSize, RequestKey, ServerDatabase, TeamId
+from .dependencies import Cursor, PageSize, RequestKey, ServerDatabase, ServerSettings, TeamId
 from .examples import JOBS
 from .idempotency import ACCEPTED, RETRY_AFTER_SECONDS, Asking, accept_once
 from .job_view import view_job
+from .limits import wanted_again
 from .new_jobs import add_retry
 from .problems import documented
 from .schemas import ClassProgress, ClassProgressPage, JobKind, JobPage, JobState, JobView
@@ -140,10 +141,17 @@ def cancel_job(job_id: str, database: ServerDatabase, team: TeamId) -> JobView:
         return view_job(session, job)
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, response_model=None, responses=ACCEPTED | documented(404, 409))
-def retry_job(job_id: str, database: ServerDatabase, team: TeamId, key: RequestKey) -> JSONResponse:
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=None,
+    responses=ACCEPTED | documented(404, 409, 429),
+)
+def retry_job(
+    job_id: str, settings: ServerSettings, database: ServerDatabase, team: TeamId, key: RequestKey
+) -> JSONResponse:
     """Ask for the same work again, as a new job; images that exist are reused."""
     with database.read() as session:
-        find_job(session, job_id, team)
-    asking = Asking(team, "POST /jobs/retry", key, {"job": job_id}, retry_of=job_id)
-    return accept_once(database, asking, lambda session: add_retry(session, session.get_one(Job, job_id)))
+        wanted = wanted_again(find_job(session, job_id, team), settings)
+    asking = Asking(team, "POST /jobs/retry", key, {"job": job_id}, wanted, retry_of=job_id)
+    return accept_once(database, settings, asking, lambda session: add_retry(session, session.get_one(Job, job_id)))

@@ -91,6 +91,7 @@ def add_retry(session: Session, old: Job) -> Job:
         retry_of=old.id,
     )
     if old.kind == "dataset":
+        copy_limits(session, old, job)
         copy_classes(session, old.id, job.id)
     return job
 
@@ -101,6 +102,13 @@ def parents_of(session: Session, old: Job) -> list[Job]:
     kind, field = PARENT_FIELDS[old.kind]
     ids = session.scalars(select(JobParent.parent_id).where(JobParent.job_id == old.id)).all()
     return usable_parents(session, ids, kind=kind, team=old.team_id, field=field)
+
+
+def copy_limits(session: Session, old: Job, new: Job) -> None:
+    """The same budget anew; a deadline that has passed would stop the retry at once."""
+    new.budget_images, new.budget_seconds = old.budget_images, old.budget_seconds
+    if old.deadline is not None and old.deadline > database_now(session):
+        new.deadline = old.deadline
 
 
 def copy_classes(session: Session, old_id: str, new_id: str) -> None:

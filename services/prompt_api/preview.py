@@ -10,7 +10,8 @@ from shared.settings import Settings
 from shared.specs import DatasetSpec
 from shared.tokens import CLIP_TOKEN_LIMIT, count_tokens
 
-from .accept import Plan, PlannedClass
+from .accept import Plan
+from .class_rows import PlannedClass
 from .job_view import spell_out
 from .schemas import ClassPrompts, Estimate, PromptPreview, PromptView
 

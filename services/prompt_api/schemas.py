@@ -43,6 +43,14 @@ class JobError(View):
     retryable: bool
 
 
+class Cost(View):
+    """What a job has had made for it; what it reused is not in here."""
+
+    drawn_images: int
+    worker_seconds: float
+    stored_bytes: int
+
+
 class JobView(View):
     """One piece of work, in any state."""
 
@@ -61,6 +69,9 @@ class JobView(View):
     rate: float | None = Field(None, description="Counts per second over the last progress events.")
     eta_seconds: float | None = None
     error: JobError | None = None
+    cost: Cost
+    deadline: datetime | None = Field(None, description="When a dataset stops with what it has by then.")
+    stop_reason: str | None = Field(None, description="What stopped a dataset early: its deadline or its budget.")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -1,4 +1,8 @@
-"""Committed objects of datasets: whole, or one image by two range reads. What is damaged is a CorruptObject."""
+"""Committed objects of datasets: whole, or one image by two range reads.
+
+What a reader finds damaged is reported, so that it is drawn again, and becomes BeingRedrawn. A CorruptObject remains
+where the bytes are those that were committed and yet make no sense.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +13,10 @@ from pydantic import JsonValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shared.errors import CorruptObject, NotFound
+from shared import leases
+from shared.database import Database
+from shared.errors import BeingRedrawn, CorruptObject, NotFound
+from shared.inspection import damage_of, report_manifest
 from shared.shards import HEAD_BYTES, read_index, read_sample
 from shared.storage import ObjectStore, get_verified
 from shared.tables import DatasetClass, DatasetShard, Job, Shard
@@ -26,6 +33,7 @@ class ShardPart(NamedTuple):
     """The object of a finished shard, of which a dataset takes the slots below `stop`."""
 
     key: str
+    sha256: str
     stop: int
 
 
@@ -38,7 +46,10 @@ def find_class(session: Session, job: Job, class_id: str) -> DatasetClass:
 
 
 def find_part(session: Session, job: Job, row: DatasetClass, *, slot: int) -> ShardPart | None:
-    """The finished shard with this slot; reads one row, through the index that makes shards unique."""
+    """The finished shard with this slot; reads one row, through the index that makes shards unique.
+
+    Raises BeingRedrawn when its object was found damaged.
+    """
     query = (
         select(Shard, DatasetShard.take)
         .join(DatasetShard, DatasetShard.shard_id == Shard.id)
@@ -52,9 +63,20 @@ def find_part(session: Session, job: Job, row: DatasetClass, *, slot: int) -> Sh
         .limit(1)
     )
     found = session.execute(query).one_or_none()
-    if found is None or found.Shard.state != "done" or slot >= found.Shard.start_slot + found.take:
+    if found is None or slot >= found.Shard.start_slot + found.take:
         return None
-    return ShardPart(found.Shard.object_key, found.Shard.start_slot + found.take)
+    return finished_part(found.Shard, take=found.take)
+
+
+def finished_part(shard: Shard, *, take: int) -> ShardPart | None:
+    """None for a shard that is not drawn yet; raises BeingRedrawn when its object was found damaged."""
+    if shard.damage is not None and shard.state in ("pending", "leased"):
+        raise BeingRedrawn(f"{shard.object_key} is being drawn again ({shard.damage}); ask again in some minutes")
+    if shard.state != "done":
+        return None
+    assert shard.object_key is not None
+    assert shard.sha256 is not None
+    return ShardPart(shard.object_key, shard.sha256, shard.start_slot + take)
 
 
 @contextmanager
@@ -93,6 +115,33 @@ def read_whole(store: ObjectStore, key: str, sha256: str) -> bytes:
         return get_verified(store, key, sha256)
     except NotFound as error:
         raise CorruptObject(f"object {key} is gone from the store; {REMEDY}") from error
+
+
+@contextmanager
+def reporting(database: Database, store: ObjectStore, part: ShardPart) -> Iterator[None]:
+    """An object that turns out damaged is queued to be drawn again."""
+    try:
+        yield
+    except CorruptObject as error:
+        damage = damage_of(store, part.key, sha256=part.sha256)
+        if damage is None:
+            raise
+        with database.write() as session:
+            leases.report_damage(session, object_key=part.key, reason=damage)
+        raise BeingRedrawn(f"{part.key} is being drawn again ({damage}); ask again in some minutes") from error
+
+
+def read_manifest(database: Database, store: ObjectStore, job_id: str, *, key: str, sha256: str) -> bytes:
+    """A damaged one is queued to be written again."""
+    try:
+        return read_whole(store, key, sha256)
+    except CorruptObject as error:
+        damage = damage_of(store, key, sha256=sha256)
+        if damage is None:
+            raise
+        with database.write() as session:
+            report_manifest(session, job_id, manifest_key=key)
+        raise BeingRedrawn(f"{key} is being written again ({damage}); ask again in some seconds") from error
 
 
 def spread(count: int, over: int) -> Sequence[int]:

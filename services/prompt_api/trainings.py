@@ -41,7 +41,7 @@ class Classes(NamedTuple):
     status_code=202,
     response_model=None,
     dependencies=[JsonBody],
-    responses=ACCEPTED | documented(400, 413, 415),
+    responses=ACCEPTED | documented(400, 413, 415, 429),
 )
 def create_training(
     request: Annotated[TrainingRequest, Body(openapi_examples=TRAININGS)],
@@ -52,7 +52,7 @@ def create_training(
 ) -> JSONResponse:
     """Train a network; it waits for datasets that are not finished."""
     asking = Asking(team, "POST /trainings", key, request.model_dump(mode="json"))
-    return accept_once(database, asking, lambda session: insert_training(session, request, settings, team))
+    return accept_once(database, settings, asking, lambda session: insert_training(session, request, settings, team))
 
 
 def insert_training(session: Session, request: TrainingRequest, settings: Settings, team: str) -> Job:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,22 @@ def test_options_of_submit_reach_the_request(place: Place) -> None:
     assert (request["scale"], request["seed"], request["model"]) == (2, 5, "digits-sd")
 
 
+def test_limits_of_submit_reach_the_request(place: Place) -> None:
+    limits = ["--deadline", "2099-01-01T12:00:00+02:00", "--budget-images", "5", "--budget-seconds", "60"]
+    job_id = submitted(place, *SMALL, "--priority", "7", *limits)
+    with Client(place.url) as client:
+        job, request = client.jobs.get(job_id), client.datasets.get(job_id).spec["request"]
+    assert isinstance(request, dict)
+    assert job.deadline == datetime(2099, 1, 1, 10, tzinfo=UTC)
+    assert (request["priority"], request["budget"]) == (7, {"images": 5, "worker_seconds": 60.0})
+
+
+def test_verification_of_a_dataset_without_images_is_refused(place: Place) -> None:
+    done = run("--api", place.url, "verify", submitted(place, *SMALL))
+    assert done.returncode == 3
+    assert "no finished shard yet" in done.stderr
+
+
 def test_same_idempotency_key_submits_once(place: Place) -> None:
     assert submitted(place, *SMALL, "--idempotency-key", "k") == submitted(place, *SMALL, "--idempotency-key", "k")
 
@@ -158,6 +175,8 @@ def test_job_that_failed_or_was_cancelled_exits_with_1(place: Place, state: str)
         ("nosuch",),
         (*SMALL, "--scale", "99"),
         (*SMALL, "--prompt", "nosuch"),
+        (*SMALL, "--deadline", "tomorrow"),
+        (*SMALL, "--budget-images", "0"),
         ("prompts", "digits", "--prompt", "{x}"),
         ("prompts", "longer than a file name can be" * 10),
     ],

@@ -121,3 +121,19 @@ def test_classes_of_the_users_own_are_drawn_by_a_general_model(api: httpx2.Clien
     job_id = api.post("/datasets", json=body).json()["id"]
     with database.read() as session:
         assert session.get_one(DatasetClass, (job_id, 1)).class_id == "grey-heron"
+
+
+def test_the_words_of_a_class_are_stored_as_they_were_given(api: httpx2.Client, database: Database) -> None:
+    words = {
+        "name": 'O\'o \\ "bird" 🦜',
+        "description": "ʻōʻō, {it} $.text ->> 'x' %s :rows",
+        "captions": ["a 猫", "b"],
+    }
+    body = {"classes": [{"name": "heron"}, words], "model": "sd14", "images_per_class": 7}
+    job_id = api.post("/datasets", json=body).json()["id"]
+    with database.read() as session:
+        row = session.get_one(DatasetClass, (job_id, 1))
+    given = ClassText(id=row.class_id, names=(words["name"],), description=words["description"], captions=("a 猫", "b"))
+    assert ClassText.model_validate(row.text) == given
+    assert row.class_key == class_key(row.class_id, used_text(parse_prompt("name"), given))
+    assert (row.total, row.planned, row.done, row.failed, row.rejected) == (7, 0, 0, 0, 0)

@@ -7,36 +7,17 @@ from hashlib import sha256
 
 import httpx2
 import pytest
+from sqlalchemy import update
 
 from services.dispatcher.tick import tick
-from shared import leases
 from shared.database import Database
-from shared.leases import ShardLease, StoredShard
 from shared.settings import Settings
-from shared.shards import Sample, class_number, pack
 from shared.storage import LocalStore
-from shared.tables import Shard
-from tests.rows import claim, plan_all
+from shared.tables import Job, Shard
+from tests.drawing import draw_pending, image_of
+from tests.rows import plan_all
 
 ZERO = "n13742358"
-
-
-def image_of(class_id: str, slot: int) -> bytes:
-    return f"JPEG of {class_id} {slot}".encode() * 40
-
-
-def sample(lease: ShardLease, slot: int) -> Sample:
-    jpeg = image_of(lease.class_id, slot)
-    metadata = {"slot": slot, "prompt": f"{lease.class_id}!", "sha256": sha256(jpeg).hexdigest()}
-    number = class_number(lease.class_id, lease.class_key)
-    return Sample(f"{lease.class_id}_{slot:08d}", slot, jpeg, number, metadata)
-
-
-def store_shard(store: LocalStore, lease: ShardLease, short: tuple[int, ...]) -> StoredShard:
-    slots = [slot for slot in range(lease.start_slot, lease.stop_slot) if slot not in short]
-    data = pack([sample(lease, slot) for slot in slots])
-    store.put(lease.object_key, data)
-    return StoredShard(lease.object_key, len(data), sha256(data).hexdigest(), len(slots), short, {"blank": len(short)})
 
 
 @pytest.fixture
@@ -44,9 +25,7 @@ def dataset(api: httpx2.Client, database: Database, store: LocalStore, api_setti
     """Three slots of each digit, of which slot 1 was rejected for good."""
     job_id = str(api.post("/datasets", json={"classes": "digits", "images_per_class": 3}).json()["id"])
     plan_all(database, job_id)
-    for lease in claim(database, limit=100):
-        with database.write() as session:
-            leases.commit(session, lease, store_shard(store, lease, (1,)))
+    draw_pending(database, store, short=(1,))
     tick(database, store, api_settings, absent={})
     return job_id
 
@@ -141,16 +120,67 @@ DAMAGES = [flip_a_byte, cut_short, lose_the_index, give_another_index, give_a_nu
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_object_is_a_409_and_never_an_image(
-    api: httpx2.Client, database: Database, store: LocalStore, dataset: str, damage: object
+@pytest.mark.parametrize("route", ["image", "tar", "samples"])
+def test_a_damaged_object_is_reported_by_its_reader_and_drawn_again(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str, damage: object, route: str
 ) -> None:
     key = object_of(database, store, ZERO)
-    tar = api.get(f"/datasets/{dataset}/shards").json()["items"][0]["url"]
+    path = {
+        "image": f"/datasets/{dataset}/images/{ZERO}/0",
+        "tar": api.get(f"/datasets/{dataset}/shards").json()["items"][0]["url"],
+        "samples": f"/datasets/{dataset}/samples",
+    }[route]
     if callable(damage):
         store.put(key, damage(store.get(key)))
     else:
         store.delete(key)
-    for path in (f"/datasets/{dataset}/images/{ZERO}/0", tar, f"/datasets/{dataset}/samples"):
-        answer = api.get(path)
-        assert (answer.status_code, key in answer.json()["detail"]) == (409, True), answer.text
-        assert answer.json()["type"] == "urn:synthclone:problem:corrupt-object"
+    answer = api.get(path)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:synthclone:problem:being-redrawn"), answer.text
+    assert key in answer.json()["detail"]
+    assert answer.headers["retry-after"] == "5"
+    assert draw_pending(database, store) == 1
+
+
+def test_an_image_being_drawn_again_is_a_503_until_it_is_there(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str
+) -> None:
+    store.delete(object_of(database, store, ZERO))
+    path = f"/datasets/{dataset}/images/{ZERO}/0"
+    assert [api.get(path).status_code for _ in range(2)] == [503, 503]
+    assert draw_pending(database, store, short=(1,)) == 1
+    assert api.get(path).content == image_of(ZERO, 0)
+
+
+def test_samples_leave_out_a_class_that_is_being_drawn_again(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str
+) -> None:
+    store.delete(object_of(database, store, ZERO))
+    assert api.get(f"/datasets/{dataset}/samples?limit=30").status_code == 503
+    items = api.get(f"/datasets/{dataset}/samples?limit=30").json()["items"]
+    assert {item["label"] for item in items} == set(range(1, 10))
+
+
+def test_bytes_that_were_committed_wrong_are_a_409_and_not_drawn_again(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str
+) -> None:
+    key = object_of(database, store, ZERO)
+    data = flip_a_byte(store.get(key))
+    store.put(key, data)
+    with database.write() as session:
+        session.execute(update(Shard).where(Shard.object_key == key).values(sha256=sha256(data).hexdigest()))
+    answer = api.get(f"/datasets/{dataset}/images/{ZERO}/0")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:synthclone:problem:corrupt-object")
+    assert draw_pending(database, store) == 0
+
+
+def test_a_damaged_manifest_is_reported_and_written_again(
+    api: httpx2.Client, database: Database, store: LocalStore, dataset: str, api_settings: Settings
+) -> None:
+    path = f"/datasets/{dataset}/manifest"
+    whole = api.get(path).content
+    with database.read() as session:
+        result = session.get_one(Job, dataset).result or {}
+    store.put(str(result["manifest_key"]), b"{")
+    assert api.get(path).status_code == 503
+    tick(database, store, api_settings, absent={})
+    assert api.get(path).content == whole

@@ -42,13 +42,20 @@ def test_progress_counts_images_and_whole_classes(api: httpx2.Client, database: 
     assert (job["counts"]["done"], job["classes"]) == (6, {"total": 10, "done": 3})
 
 
-def test_the_rate_is_that_of_the_last_progress_events(api: httpx2.Client, database: Database, dataset: str) -> None:
-    draw(database, dataset, classes=3)
+def move_first_progress(database: Database, *, before_last: timedelta) -> None:
     with database.write() as session:
-        first, *_, last = session.scalars(select(Event).where(Event.type == "progress").order_by(Event.seq)).all()
-        first.at = last.at - timedelta(seconds=2)
+        events = session.scalars(select(Event).where(Event.type == "progress").order_by(Event.seq)).all()
+        events[0].at = events[-1].at - before_last
+
+
+def test_the_rate_is_that_of_the_last_progress_events(api: httpx2.Client, database: Database, dataset: str) -> None:
+    draw(database, dataset, classes=1)
+    # Progress is told of once a second.
+    move_first_progress(database, before_last=timedelta(minutes=1))
+    draw(database, dataset, classes=1)
+    move_first_progress(database, before_last=timedelta(seconds=1))
     job = api.get(f"/jobs/{dataset}").json()
-    assert (job["rate"], job["eta_seconds"]) == (2.0, 7.0)
+    assert (job["rate"], job["eta_seconds"]) == (2.0, 8.0)
 
 
 def test_the_classes_come_in_pages_with_their_progress(api: httpx2.Client, database: Database, dataset: str) -> None:

@@ -163,6 +163,9 @@ def test_the_report_is_read_once_the_evaluation_succeeded(
             lifecycle.transition(session, evaluation, state)
     end(database, evaluation, "succeeded", result={**key, "summary": {"digits": {"top1": 0.9}}})
     assert api.get(f"/evaluations/{evaluation}/report").json()["benchmarks"][0]["top1"] == 0.9
+    store.delete("evaluations/report.json")
+    lost = api.get(f"/evaluations/{evaluation}/report")
+    assert (lost.status_code, "evaluate the training again" in lost.json()["detail"]) == (409, True)
     assert api.get(f"/evaluations/{evaluation}").json()["result"]["summary"] == {"digits": {"top1": 0.9}}
 
 
