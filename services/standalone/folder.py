@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError
 from shared.lexicon import build_lexicon
 from shared.migrate import migrate
 from shared.settings import Settings
+from shared.webhooks import signing_pepper
 
 logger = logging.getLogger(__name__)
 PROBE_BYTES = 1_048_576
@@ -31,6 +32,8 @@ REMEDIES = {
 def prepare(settings: Settings) -> None:
     """Raise ConfigurationError with a remedy, or leave a writable folder with the newest schema and a lexicon."""
     check_mode(settings)
+    if settings.webhook_hosts:
+        signing_pepper(settings)
     check_writable(settings.data_dir)
     check_port(settings.api_host, settings.api_port)
     migrate_database(settings)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self
 
@@ -21,6 +21,8 @@ SERVICES = (
     "services.trainer",
     "services.evaluator",
 )
+# Started only where webhooks may go somewhere.
+SENDER = "services.webhooks"
 STOP_SECONDS = 9.0
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
@@ -95,12 +97,12 @@ def kill_group(leader: int) -> None:
 class Supervisor:
     """A context manager: inside it the services run, after it none does."""
 
-    def __init__(self, environment: Mapping[str, str], *, log: IO[bytes] | None) -> None:
-        self._environment, self._log = environment, log
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], *, log: IO[bytes] | None) -> None:
+        self._modules, self._environment, self._log = modules, environment, log
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
-        self._children = [Child(module, self._environment, self._log) for module in SERVICES]
+        self._children = [Child(module, self._environment, self._log) for module in self._modules]
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from shared.errors import Unavailable
 from shared.settings import Settings
 
 from .folder import prepare
-from .supervisor import Supervisor
+from .supervisor import SENDER, SERVICES, Supervisor
 
 READY_SECONDS = 90.0
 TEND_SECONDS = 0.5
@@ -33,8 +33,12 @@ def up(settings: Settings, stop: threading.Event, *, announce: Callable[[str], N
 def services(settings: Settings, *, log: IO[bytes] | None) -> Iterator[Supervisor]:
     """The services run inside; what they log goes to `log`, or to this process's own stderr."""
     prepare(settings)
-    with Supervisor(environment(settings), log=log) as supervisor:
+    with Supervisor(modules(settings), environment(settings), log=log) as supervisor:
         yield supervisor
+
+
+def modules(settings: Settings) -> tuple[str, ...]:
+    return (*SERVICES, SENDER) if settings.webhook_hosts else SERVICES
 
 
 def address(settings: Settings) -> str:

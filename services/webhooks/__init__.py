@@ -1,0 +1,1 @@
+"""Tells users' servers that a job ended: takes messages from the outbox, signs them and posts them."""
