@@ -7,17 +7,22 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.orm import Session
 
 from shared.database import Database
+from shared.queue import celery_app
+from shared.roles import GRANTS, create_backlog_view
 from shared.schema import upgrade
 from shared.settings import Settings
+from shared.storage import open_store
 from shared.tables import Recipe, Shard
 
 ROOT = Path(__file__).parents[1]
@@ -26,24 +31,59 @@ README = ROOT / "README.md"
 DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
 MANIFESTS = [ROOT / "k8s/base", *sorted(ROOT.glob("k8s/overlays/*"))]
 CUSTOM_KINDS = {"ScaledObject", "TriggerAuthentication"}
+ACCOUNT = "ServiceAccount"
 CLUSTER_SECRETS = {
     "SYNTHCLONE_DATABASE_URL": "postgresql://user:secret@database/synthclone",
     "SYNTHCLONE_REDIS_URL": "redis://redis",
     "SYNTHCLONE_S3_ACCESS_KEY": "access",
     "SYNTHCLONE_S3_SECRET_KEY": "secret",
-    "SYNTHCLONE_KEY_PEPPER": "pepper",
+    "SYNTHCLONE_KEY_PEPPER": "a pepper of thirty-two characters",
 }
 COMPOSE_SECRETS = {
-    "POSTGRES_PASSWORD": "one",
-    "REDIS_PASSWORD": "two",
-    "SYNTHCLONE_S3_ACCESS_KEY": "three",
-    "SYNTHCLONE_S3_SECRET_KEY": "four",
-    "SYNTHCLONE_KEY_PEPPER": "five",
+    name: f"{number:032x}"
+    for number, name in enumerate(
+        (
+            "POSTGRES_PASSWORD",
+            "S3_ROOT_PASSWORD",
+            "SYNTHCLONE_KEY_PEPPER",
+            "API_PASSWORD",
+            "DISPATCHER_PASSWORD",
+            "WORKER_PASSWORD",
+            "TRAINER_PASSWORD",
+            "EVALUATOR_PASSWORD",
+            "WEBHOOKS_PASSWORD",
+            "DISPATCHER_REDIS_PASSWORD",
+            "WORKER_REDIS_PASSWORD",
+            "TRAINER_REDIS_PASSWORD",
+            "EVALUATOR_REDIS_PASSWORD",
+        )
+    )
 }
 # What has no value that is right everywhere, or one that is right on a single machine only.
-SET_BY_DEPLOYMENT = {"mode", "auth", "data_dir"} | {
-    name for name, field in Settings.model_fields.items() if field.default is None
-} - {"models_file", "s3_public_endpoint"}
+SET_FOR_ALL = {"mode", "auth", "data_dir", "s3_endpoint", "database_url"}
+DATABASE, OBJECTS, BELLS, KEYS = {"database_url"}, {"s3_access_key", "s3_secret_key"}, {"redis_url"}, {"key_pepper"}
+# Who holds which secrets, and no more.
+SECRETS = {
+    "migrate": DATABASE | OBJECTS | KEYS,
+    "operator": DATABASE | OBJECTS | KEYS,
+    "prompt_api": DATABASE | OBJECTS | KEYS,
+    "dispatcher": DATABASE | OBJECTS | BELLS,
+    "sd_worker": DATABASE | OBJECTS | BELLS,
+    "trainer": DATABASE | OBJECTS | BELLS,
+    "evaluator": DATABASE | OBJECTS | BELLS,
+    "webhooks": DATABASE | KEYS,
+}
+ASKED_AT_START: dict[str, Callable[[Settings], object]] = {
+    "s3_secret_key": open_store,
+    "redis_url": celery_app,
+    "key_pepper": Settings.required_pepper,
+}
+LOGINS = {
+    "migrate": "synthclone",
+    "prompt_api": "synthclone_api",
+    "sd_worker": "synthclone_worker",
+    **{name: f"synthclone_{name}" for name in ("dispatcher", "trainer", "evaluator", "webhooks")},
+}
 
 needs_compose = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -61,10 +101,20 @@ def render_compose(folder: Path, secrets: dict[str, str]) -> subprocess.Complete
 
 
 @pytest.fixture(scope="module")
-def compose(tmp_path_factory: pytest.TempPathFactory) -> Document:
-    rendered = render_compose(tmp_path_factory.mktemp("compose"), COMPOSE_SECRETS)
-    assert rendered.returncode == 0, rendered.stderr
-    return dict(yaml.safe_load(rendered.stdout)["services"])
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Document:
+    found = render_compose(tmp_path_factory.mktemp("compose"), COMPOSE_SECRETS)
+    assert found.returncode == 0, found.stderr
+    return dict(yaml.safe_load(found.stdout))
+
+
+@pytest.fixture(scope="module")
+def compose(rendered: Document) -> Document:
+    return dict(rendered["services"])
+
+
+@pytest.fixture(scope="module")
+def networks(rendered: Document) -> Document:
+    return dict(rendered["networks"])
 
 
 def our_services(compose: Document) -> Document:
@@ -88,7 +138,8 @@ def plain_settings(folder: Path) -> dict[str, str]:
 
 
 def as_settings(environment: dict[str, str]) -> Settings:
-    values = {name.removeprefix("SYNTHCLONE_").lower(): value for name, value in environment.items()}
+    # Lists are JSON in a variable.
+    values = {setting(name): json.loads(value) if value[:1] == "[" else value for name, value in environment.items()}
     return Settings.model_validate(values)
 
 
@@ -114,10 +165,53 @@ def test_the_command_in_the_readme_makes_every_secret(tmp_path: Path) -> None:
     assert len({value for value in secrets.values() if len(value) >= 32}) == len(COMPOSE_SECRETS)
 
 
+def assert_complete(name: str, settings: Settings) -> None:
+    """The service sets what has no default, and finds what it asks for when it starts."""
+    assert settings.model_fields_set >= SET_FOR_ALL, name
+    for secret, ask in ASKED_AT_START.items():
+        if secret in SECRETS[name]:
+            ask(settings)
+
+
+def secrets_of(settings: Settings) -> set[str]:
+    return settings.model_fields_set & (DATABASE | OBJECTS | BELLS | KEYS)
+
+
 @needs_compose
-def test_every_compose_service_has_valid_settings_and_sets_what_has_no_default(compose: Document) -> None:
+def test_every_compose_service_has_valid_settings_and_the_secrets_it_needs_alone(compose: Document) -> None:
     for name, service in our_services(compose).items():
-        assert as_settings(service["environment"]).model_fields_set >= SET_BY_DEPLOYMENT, name
+        settings = as_settings(service["environment"])
+        assert_complete(name, settings)
+        assert secrets_of(settings) == SECRETS[name], name
+
+
+@needs_compose
+def test_every_compose_service_logs_in_as_itself(compose: Document) -> None:
+    settings = {name: as_settings(service["environment"]) for name, service in our_services(compose).items()}
+    assert {name: make_url(each.sqlalchemy_url).username for name, each in settings.items()} == LOGINS
+    bells = {name: make_url(each.redis_url).username for name, each in settings.items() if each.redis_url}
+    assert bells == {name: LOGINS[name].removeprefix("synthclone_") for name in bells}
+    objects = {name: each.s3_access_key for name, each in settings.items() if each.s3_access_key}
+    assert objects == {name: LOGINS[name].replace("_", "-") for name in objects}
+    for secret in ("sqlalchemy_url", "redis_url", "s3_secret_key"):
+        values = [value for each in settings.values() if (value := getattr(each, secret))]
+        assert len(set(values)) == len(values), secret
+
+
+def test_every_login_of_the_database_and_the_object_store_has_its_rights_written_down() -> None:
+    assert {name.removeprefix("synthclone_") for name in LOGINS.values()} - {"synthclone"} == set(GRANTS) - {"keda"}
+    with_objects = {LOGINS[name].removeprefix("synthclone_") for name in LOGINS if SECRETS[name] >= OBJECTS}
+    assert {path.stem for path in (ROOT / "deploy/policies").iterdir()} == with_objects - {"synthclone"}
+
+
+@needs_compose
+def test_only_who_serves_users_or_their_servers_can_reach_the_internet(compose: Document, networks: Document) -> None:
+    assert networks["inside"] == {"internal": True}
+    assert {name for name, service in compose.items() if "outside" in service["networks"]} == {
+        "prompt_api",
+        "objects",
+        "webhooks",
+    }
 
 
 @needs_compose
@@ -161,7 +255,7 @@ def test_every_python_command_of_the_pods_starts_code_that_exists(folder: Path) 
         if "command" in container
     }
     waiting = {f"{path.parent.name.replace('_', '-')} wait-for-schema" for path in DOCKERFILES}
-    assert start_code_that_exists(commands) == {"migrate main"} | waiting
+    assert start_code_that_exists(commands) == {"migrate main", "operator wait-for-schema"} | waiting
 
 
 def start_code_that_exists(commands: dict[str, list[str]]) -> set[str]:
@@ -219,11 +313,28 @@ def test_manifests_render_and_pass_strict_validation(folder: Path) -> None:
 
 @needs_kubectl
 @each_manifest
-def test_every_container_has_valid_settings_and_sets_what_has_no_default(folder: Path) -> None:
-    shared = CLUSTER_SECRETS | plain_settings(folder)
+def test_every_container_has_valid_settings_with_the_secrets_of_its_service_alone(folder: Path) -> None:
     for name, pod in pods(folder).items():
+        service = name.replace("-", "_")
         own = {item["name"]: item["value"] for item in pod["containers"][0].get("env", [])}
-        assert as_settings(shared | own).model_fields_set >= SET_BY_DEPLOYMENT, name
+        secrets = {key: value for key, value in CLUSTER_SECRETS.items() if setting(key) in SECRETS[service]}
+        assert_complete(service, as_settings(plain_settings(folder) | secrets | own))
+
+
+def setting(variable: str) -> str:
+    return variable.removeprefix("SYNTHCLONE_").lower()
+
+
+@needs_kubectl
+@each_manifest
+def test_every_pod_takes_the_secret_of_its_service_and_an_account_without_a_token(folder: Path) -> None:
+    accounts = {found["metadata"]["name"]: found for found in render_manifests(folder) if found["kind"] == ACCOUNT}
+    for name, pod in pods(folder).items():
+        own = "owner" if name in ("migrate", "operator") else name
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["envFrom"][1] == {"secretRef": {"name": f"synthclone-{own}"}}, name
+        assert pod["serviceAccountName"] == name
+        assert accounts[name]["automountServiceAccountToken"] is False
 
 
 @needs_kubectl
@@ -251,16 +362,19 @@ def test_every_container_runs_an_image_that_has_a_dockerfile(folder: Path) -> No
 
 
 @needs_kubectl
-def test_scaling_query_counts_the_shards_that_need_a_worker(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'scaling.db'}")
+@pytest.mark.postgres
+def test_scaling_query_counts_the_shards_that_need_a_worker(postgres_url: str) -> None:
+    database = Database(postgres_url)
     upgrade(database)
     states = ("pending", "leased", "failed", "dormant")
-    with database.write() as session:
+    with database.engine.connect() as connection, Session(connection) as session:  # rolled back at the end
+        create_backlog_view(connection)
         session.add(Recipe(digest="r", recipe={}, model="m"))
         session.flush()
         session.add_all(Shard(recipe_digest="r", class_key=s, start_slot=0, stop_slot=9, state=s) for s in states)
-    with database.read() as session:
+        session.flush()
         assert session.scalar(text(scaling_query())) == 2
+    database.engine.dispose()
 
 
 def scaling_query() -> str:
