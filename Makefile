@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-model lexicon test check format up down migrate openapi env-example bench
+.PHONY: help install demo demo-model lexicon test check format up down migrate openapi env-example bench faults soak fuzz
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -58,4 +58,17 @@ env-example: $(STAMP) ## Write .env.example from the settings
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
 	$(BIN)/python -m bench.generate
 	$(BIN)/python -m bench.accept_in1k
+	$(BIN)/python -m bench.claims
+	$(BIN)/python -m bench.manifest
 	$(BIN)/python -m bench.demo
+
+fuzz: $(STAMP) lexicon ## Fifty new generated requests for each operation of the API
+	SYNTHCLONE_FUZZ_EXAMPLES=50 $(BIN)/python -m pytest tests/prompt_api/test_schema_conformance.py
+
+SEED ?= 1
+MINUTES ?= 30
+faults: $(STAMP) lexicon ## Every fault once, then random ones: a table of what was lost and how long recovery took
+	$(BIN)/python -m tests.faults --seed $(SEED)
+
+soak: $(STAMP) lexicon ## Random faults for MINUTES=30, in the order that SEED=1 gives
+	$(BIN)/python -m tests.faults --seed $(SEED) --minutes $(MINUTES)

@@ -149,7 +149,7 @@ def test_the_bucket_holds_webdataset_tars_that_presigned_links_serve(cluster: Cl
         samples = list(webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False))
         assert len(samples) == 20
     store = S3Store(cluster.settings)
-    assert {shard["key"] for shard in shards} <= set(store.keys("images/"))
+    assert {shard["key"] for shard in shards} <= {entry.key for entry in store.entries("images/")}
 
 
 @pytest.mark.slow
