@@ -142,6 +142,7 @@ def set_read_only(database: Database, value: str) -> None:
         connection.execute(text("SELECT pg_reload_conf()"))
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         connection.execute(text(f"{others} AND backend_type = 'client backend'"))
+    time.sleep(0.6)  # a connection that was used half a second ago is not tried before it is used again
 
 
 def test_a_read_only_database_is_read_and_says_503_to_writes(client: httpx2.Client, own: Database) -> None:

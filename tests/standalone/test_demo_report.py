@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.models import Counts, Job
+from client.models import Cost, Counts, Job
 from services.standalone.demo.figures import Column, axis_start, draw_bars, draw_samples
 from services.standalone.demo.report import Report, Row, findings, margin_points, markdown, row
 from services.standalone.demo.run import covered_seconds
@@ -113,6 +113,7 @@ def job(start: float, stop: float) -> Job:
         summary="",
         progress=1,
         counts=Counts(total=1, done=1, rejected=0, failed=0, reused=0),
+        cost=Cost(drawn_images=0, worker_seconds=0, stored_bytes=0),
         created_at=START,
         started_at=START + timedelta(seconds=start),
         finished_at=START + timedelta(seconds=stop),
