@@ -58,11 +58,11 @@ env-example: $(STAMP) ## Write .env.example from the settings
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
 	$(BIN)/python -m bench.generate
 	$(BIN)/python -m bench.accept_in1k
-	$(BIN)/python -m bench.claims
 	$(BIN)/python -m bench.manifest
 	$(BIN)/python -m bench.demo
+	$(BIN)/python -m bench.claims
 
-fuzz: $(STAMP) lexicon ## Fifty new generated requests for each operation of the API
+fuzz: $(STAMP) lexicon ## Fifty generated requests for each operation of the API
 	SYNTHCLONE_FUZZ_EXAMPLES=50 $(BIN)/python -m pytest tests/prompt_api/test_schema_conformance.py
 
 SEED ?= 1
