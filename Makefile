@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-model lexicon test check format up down migrate openapi env-example bench faults soak fuzz
+.PHONY: help install demo experiment demo-model lexicon test check format up down migrate openapi env-example bench faults soak fuzz
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -22,14 +22,18 @@ install: $(STAMP) ## Create .venv with exactly the versions of constraints.txt
 demo: $(STAMP) ## The whole chain on this machine: draw, train, test on real digits; results in demo/
 	$(BIN)/synthclone demo --data demo
 
+experiment: $(STAMP) lexicon ## Both figures for digits: prompts by guidance, and sizes; results in experiment/
+	$(BIN)/synthclone experiment experiments/digits.yaml --local experiment
+
 demo-model: $(STAMP) lexicon ## Train the built-in generator digits-sd again (ten to twenty minutes)
 	$(BIN)/python -m services.standalone.demo_model --out models/digits-sd
 
 lexicon: $(STAMP) ## Read WordNet 3.0 into data/lexicon.json unless it is there
 	test -f data/lexicon.json || $(BIN)/synthclone lexicon build
 
+# A thread each, or one process would keep the cores of both busy; tests/pieces.py says what a piece of work is.
 test: $(STAMP) lexicon ## Every test, against the PostgreSQL and Redis servers of this machine
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 check: $(STAMP) ## Formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -57,9 +61,13 @@ env-example: $(STAMP) ## Write .env.example from the settings
 
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
 	$(BIN)/python -m bench.generate
+	$(BIN)/python -m bench.generation
 	$(BIN)/python -m bench.accept_in1k
 	$(BIN)/python -m bench.manifest
 	$(BIN)/python -m bench.demo
+	$(BIN)/python -m bench.input_path
+	$(BIN)/python -m bench.train_step
+	$(BIN)/python -m bench.logistic
 	$(BIN)/python -m bench.claims
 
 fuzz: $(STAMP) lexicon ## Fifty generated requests for each operation of the API

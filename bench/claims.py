@@ -30,13 +30,18 @@ WORKERS = 8
 TEAMS = 4
 JOBS_PER_TEAM = 3
 CLASSES = 10
-SHARDS_PER_CLASS = 60
+SHARDS_PER_CLASS = 120
 SLOTS = 128
 SHARDS = TEAMS * JOBS_PER_TEAM * CLASSES * SHARDS_PER_CLASS
 SHARDS_PER_CLAIM = 2
 # Links that the jobs have already finished: a claim must not walk over them.
 FINISHED_LINKS = 50_000
 MODEL = "bench"
+# What the workers draw before the clock starts, so that a round measures a worker at work and not its first second,
+# in which SQLAlchemy compiles each statement.
+WARM_UP_MODEL = "warm-up"
+WARM_UP_SHARDS_PER_CLASS = 10
+WARM_UP_SHARDS = TEAMS * CLASSES * WARM_UP_SHARDS_PER_CLASS
 ROUNDS = 3
 LEAST_SHARDS_PER_SECOND = 500
 PACKAGES = ("sqlalchemy", "psycopg")
@@ -82,23 +87,25 @@ def fill_ours(url: str) -> None:
                 Team(id=f"team-{team}", name=f"team-{team}", weight=team + 1, created_at=database_now(session))
             )
         for number in range(JOBS_PER_TEAM):
-            add_job(database, f"team-{team}", finished=FINISHED_LINKS if team == number == 0 else 0)
+            finished = FINISHED_LINKS if team == number == 0 else 0
+            add_job(database, f"team-{team}", MODEL, pending=SHARDS_PER_CLASS, finished=finished)
+        add_job(database, f"team-{team}", WARM_UP_MODEL, pending=WARM_UP_SHARDS_PER_CLASS, finished=0)
     database.engine.dispose()
 
 
-def add_job(database: Database, team: str, *, finished: int) -> None:
-    """A job of a recipe of its own, every shard planned; class 0 has the finished ones."""
+def add_job(database: Database, team: str, model: str, *, pending: int, finished: int) -> None:
+    """A job of a recipe of its own, every shard planned; `pending` of each class, and class 0 has the finished ones."""
     new_id = job_id("dataset")
     with database.write() as session:
-        session.add(Recipe(digest=new_id, recipe={}, model=MODEL))
-        images = (CLASSES * SHARDS_PER_CLASS + finished) * SLOTS
+        session.add(Recipe(digest=new_id, recipe={}, model=model))
+        images = (CLASSES * pending + finished) * SLOTS
         session.add(
             Job(
                 id=new_id,
                 kind="dataset",
                 team_id=team,
                 state="queued",
-                spec={"recipe_digest": new_id, "model": MODEL},
+                spec={"recipe_digest": new_id, "model": model},
                 total=images,
                 created_at=database_now(session),
             )
@@ -107,9 +114,7 @@ def add_job(database: Database, team: str, *, finished: int) -> None:
         session.execute(insert(DatasetClass), [class_row(new_id, position) for position in range(CLASSES)])
         for position in range(CLASSES):
             done = finished if position == 0 else 0
-            session.execute(
-                insert(Shard), [shard_row(new_id, position, n, done) for n in range(done + SHARDS_PER_CLASS)]
-            )
+            session.execute(insert(Shard), [shard_row(new_id, position, n, done) for n in range(done + pending)])
         ids = session.execute(select(Shard.id, Shard.class_key, Shard.state).where(Shard.recipe_digest == new_id)).all()
         session.execute(insert(DatasetShard), [link_row(new_id, *row) for row in ids])
 
@@ -134,19 +139,22 @@ def link_row(of_job: str, shard_id: int, class_key: str, state: str) -> dict[str
 
 def work_ours(url: str, start: Barrier) -> None:
     database = Database(url)
-    with database.read() as session:
-        session.scalar(select(func.count()).select_from(Team))
+    draw_all(database, WARM_UP_MODEL)
     start.wait()
-    while claimed := claim(database):
-        for lease in claimed:
-            with database.write() as session:
-                leases.commit(session, lease, drawn(lease))
+    draw_all(database, MODEL)
     database.engine.dispose()
 
 
-def claim(database: Database) -> list[ShardLease]:
+def draw_all(database: Database, model: str) -> None:
+    while claimed := claim(database, model):
+        for lease in claimed:
+            with database.write() as session:
+                leases.commit(session, lease, drawn(lease))
+
+
+def claim(database: Database, model: str) -> list[ShardLease]:
     with database.write() as session:
-        return leases.claim_shards(session, worker="bench", models=[MODEL], limit=SHARDS_PER_CLAIM, lease_seconds=600)
+        return leases.claim_shards(session, worker="bench", models=[model], limit=SHARDS_PER_CLAIM, lease_seconds=600)
 
 
 def drawn(lease: ShardLease) -> StoredShard:
@@ -177,7 +185,7 @@ def check_counts(url: str) -> None:
     with database.read() as session:
         drawn_images, done = session.execute(select(func.sum(Job.drawn_images), func.sum(Job.done))).one()
     database.engine.dispose()
-    assert drawn_images == done == SHARDS * SLOTS, "a shard was counted twice or not at all"
+    assert drawn_images == done == (SHARDS + WARM_UP_SHARDS) * SLOTS, "a shard was counted twice or not at all"
 
 
 def durability(url: str) -> dict[str, str]:

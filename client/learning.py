@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from shared.specs import EvaluationRequest, Optimizer, TrainingRequest
+from shared.recipes import Optimizer
+from shared.specs import DistanceRequest, EvaluationRequest, TrainingRequest
 
 from .asking import Key, show_submitted
 from .console import options, usage_errors, write_json, write_line
@@ -25,11 +26,16 @@ def train(
     architecture: Annotated[str, typer.Option("--arch", help="Any timm architecture by name.")] = "resnet50",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of --steps.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
-    optimizer: Annotated[Optimizer, typer.Option()] = "sgd",
-    learning_rate: Annotated[float, typer.Option("--lr")] = 0.1,
-    label_smoothing: Annotated[float, typer.Option()] = 0.0,
-    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the images; not for digits.")] = True,
+    recipe: Annotated[str, typer.Option(help="plain or imagenet-sd; the options below change it.")] = "plain",
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    optimizer: Annotated[Optimizer | None, typer.Option()] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="As it is, whatever the batch.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option()] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the images; not for digits.")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Parts that each batch is computed in.")] = None,
+    compile_network: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
     idempotency_key: Key = None,
@@ -39,6 +45,7 @@ def train(
         "datasets": tuple(datasets or ()),
         "real": real,
         "architecture": architecture,
+        "recipe": recipe,
         "steps": steps,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -46,6 +53,8 @@ def train(
         "learning_rate": learning_rate,
         "label_smoothing": label_smoothing,
         "flip": flip,
+        "accumulate": accumulate,
+        "compile": compile_network or None,
         "seed": seed,
     }
     with usage_errors():
@@ -59,17 +68,49 @@ def train(
 def evaluate(
     context: typer.Context,
     training: Annotated[str, typer.Argument(help="Id of the training whose encoder is tested.")],
-    on: Annotated[list[str], typer.Option(help="A registered test set; may be given again.")],
+    on: Annotated[list[str] | None, typer.Option(help="A registered test set; may be given again.")] = None,
+    transfer: Annotated[
+        list[str] | None, typer.Option(help="A registered transfer set for linear classifiers; may be given again.")
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="Classify the transfer sets by so many nearest training images too.")
+    ] = None,
+    distance: Annotated[
+        list[str] | None, typer.Option(metavar="DATASET=REAL", help="Sets to compare; may be given again.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Drawn of each compared set; default: 5,000.")] = None,
+    compare_with: Annotated[
+        list[str] | None, typer.Option(help="Another evaluation on the same test set; may be given again.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
     idempotency_key: Key = None,
 ) -> None:
     """Test a trained network on real images."""
+    if images is not None and not distance:
+        raise typer.BadParameter("--images are drawn of compared sets; give --distance too")
     chosen = options(context)
     with usage_errors():
-        request = EvaluationRequest(training=training, benchmarks=tuple(on))
+        fields = {
+            "training": training,
+            "benchmarks": tuple(on or ()),
+            "transfer": tuple(transfer or ()),
+            "neighbours": neighbours,
+            "distances": tuple(read_pair(pair, images) for pair in distance or ()),
+            "compare_with": tuple(compare_with or ()),
+        }
+        request = EvaluationRequest.model_validate(fields)
     with chosen.client() as client:
         job = client.evaluations.submit(request, idempotency_key=idempotency_key)
         show_submitted(chosen, client, job, follow=follow)
+
+
+def read_pair(pair: str, images: int | None) -> DistanceRequest:
+    dataset, equals, real = pair.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{pair!r} is not DATASET=REAL, such as ds-1=digits")
+    if images is None:
+        return DistanceRequest(dataset=dataset, real=real)
+    return DistanceRequest(dataset=dataset, real=real, images=images)
 
 
 def results(

@@ -15,9 +15,14 @@ from shared.errors import AppError
 from .asking import prompts, submit
 from .console import Options, options, write_line
 from .doctor import doctor
+from .encoders import encoders
+from .experimenting import experiment
 from .learning import evaluate, results, train
 from .operating import keys, teams
+from .probing import probe
+from .reporting import report
 from .setup import lexicon, load_settings, migrate
+from .testsets import testsets
 from .usage import usage
 from .watching import INTERRUPTED
 from .work import cancel, jobs, retry, verify, watch_job
@@ -113,6 +118,9 @@ app.command()(verify)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(results)
+app.command()(probe)
+app.command()(report)
+app.command()(experiment)
 app.command()(usage)
 app.command()(prompts)
 app.command()(doctor)
@@ -120,6 +128,8 @@ app.command()(migrate)
 app.add_typer(lexicon, name="lexicon")
 app.add_typer(keys, name="keys")
 app.add_typer(teams, name="teams")
+app.add_typer(testsets, name="testsets")
+app.add_typer(encoders, name="encoders")
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

@@ -5,8 +5,10 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, RootModel
 
+from shared.specs import name_sources
+
 JobState = Literal["waiting", "queued", "running", "succeeded", "partial", "failed", "cancelled"]
-JobKind = Literal["dataset", "training", "evaluation"]
+JobKind = Literal["dataset", "training", "evaluation", "experiment", "probe"]
 TERMINAL: tuple[JobState, ...] = ("succeeded", "partial", "failed", "cancelled")
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -35,7 +37,8 @@ class Page(Answered, Generic[Item]):
 
 
 class Counts(Answered):
-    """Images of a dataset, steps of a training, benchmarks of an evaluation."""
+    """Images of a dataset, steps of a training, benchmarks of an evaluation, evaluations of an experiment, networks of
+    a probe."""
 
     total: int
     done: int
@@ -149,6 +152,7 @@ class Shard(Answered):
 class TrainingRequested(Answered):
     datasets: tuple[str, ...]
     real: str | None
+    shares: tuple[float, ...] | None
     architecture: str
     seed: int
 
@@ -158,27 +162,40 @@ class TrainingSpec(Answered):
     class_names: tuple[str, ...]
 
 
+class ImportedSpec(Answered):
+    """Of a network that was trained elsewhere."""
+
+    imported: str
+    architecture: str
+    class_names: tuple[str, ...]
+
+
 class TrainingResult(Answered):
+    """Of an imported network only the encoder is known."""
+
     encoder_key: str
     encoder_sha256: str
-    images: int
-    steps: int
-    seconds: float
-    final_loss: float
+    images: int = 0
+    steps: int = 0
+    seconds: float = 0
+    final_loss: float | None = None
 
 
 class Training(Answered):
     job: Job
-    spec: TrainingSpec
+    spec: TrainingSpec | ImportedSpec
     result: TrainingResult | None = None
 
     @property
     def architecture(self) -> str:
-        return self.spec.request.architecture
+        return self.spec.architecture if isinstance(self.spec, ImportedSpec) else self.spec.request.architecture
 
     @property
     def trained_on(self) -> str:
-        return self.spec.request.real or " ".join(self.spec.request.datasets)
+        if isinstance(self.spec, ImportedSpec):
+            return f"imported: {self.spec.imported}"
+        asked = self.spec.request
+        return name_sources(asked.datasets, asked.real, asked.shares)
 
 
 class BenchmarkReport(Answered):
@@ -191,17 +208,144 @@ class BenchmarkReport(Answered):
     interval: tuple[float, float]
 
 
+class TransferReport(Answered):
+    """Top-1 as shares of 1: of the linear classifiers, and of a vote of the nearest training images if asked for."""
+
+    name: str
+    test_images: int
+    top1: float
+    neighbours: int | None = None
+    neighbours_top1: float | None = None
+
+
+class DistanceReport(Answered):
+    """Of `images` images drawn of a dataset and of a real set each."""
+
+    dataset: str
+    real: str
+    images: int
+    frechet: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+class ComparedModel(Answered):
+    """`interval` is the bootstrap's for 95 %."""
+
+    evaluation: str
+    training: str
+    trained_on: str
+    top1: float
+    interval: tuple[float, float]
+
+
+class ComparedPair(Answered):
+    """Top-1 of one evaluation less that of another; `share_not_better` of the resamples are not above 0."""
+
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float]
+    share_not_better: float
+
+
+class ComparisonReport(Answered):
+    """Of several models on the same images of a test set."""
+
+    benchmark: str
+    images: int
+    models: list[ComparedModel]
+    pairs: list[ComparedPair]
+
+
 class EvaluationReport(Answered):
     evaluation: str
     training: str
     encoder_sha256: str
     benchmarks: list[BenchmarkReport]
+    comparisons: list[ComparisonReport] = []
+    transfer: list[TransferReport] = []
+    distances: list[DistanceReport] = []
 
 
 class Evaluation(Answered):
     job: Job
     spec: dict[str, JsonValue]
+    files: list[str]
     result: dict[str, JsonValue] | None = None
+
+
+class Part(Answered):
+    id: str
+    state: JobState
+
+
+class Arm(Answered):
+    """One network of an experiment; `dataset` is null where it is trained on real images."""
+
+    trained_on: str
+    dataset: Part | None
+    recipe: str
+    seed: int
+    training: Part
+    evaluation: Part
+
+
+class Stage(Answered):
+    """Of all an experiment's jobs of one kind; `total` and `done` count images, steps or benchmarks."""
+
+    jobs: int
+    ended: int
+    failed: int
+    total: int
+    done: int
+
+
+class Experiment(Answered):
+    job: Job
+    stages: dict[str, Stage]
+    arms: list[Arm]
+    files: list[str]
+
+
+class SavedReport(Answered):
+    """What was written, of which job."""
+
+    job: str
+    files: list[str]
+
+
+class Probe(Answered):
+    job: Job
+    spec: dict[str, JsonValue]
+    result: dict[str, JsonValue] | None = None
+
+
+class ProbePoint(Answered):
+    share: float
+    images: int
+    seed: int
+    top1: float
+
+
+class ProbePrediction(Answered):
+    """Of the small network on all images; `interval` is for 95 % of such networks, `times` the extrapolation."""
+
+    images: int
+    times: float
+    top1: float
+    interval: tuple[float, float]
+
+
+class ProbeReport(Answered):
+    probe: str
+    dataset: str
+    benchmark: str
+    points: list[ProbePoint]
+    prediction: ProbePrediction
+    notes: list[str]
 
 
 class Result(Answered):
@@ -218,7 +362,8 @@ class Result(Answered):
 
 
 class KindUsage(Answered):
-    """Of the jobs of one kind; `done` counts images of datasets, steps of trainings, benchmarks of evaluations."""
+    """Of the jobs of one kind; `done` counts images, steps of trainings, benchmarks, evaluations of experiments or
+    networks of probes."""
 
     jobs: int
     done: int
@@ -244,6 +389,8 @@ class Usage(Answered):
     dataset: KindUsage
     training: KindUsage
     evaluation: KindUsage
+    experiment: KindUsage
+    probe: KindUsage
     limits: dict[str, Limit]
     weight: int
 
@@ -255,6 +402,28 @@ class ClassList(Answered):
 
 
 class ClassLists(RootModel[list[ClassList]]):
+    pass
+
+
+class RealSet(Answered):
+    """Real images that requests take by name for their one `role`."""
+
+    name: str
+    role: Literal["train", "test", "transfer"]
+    kind: str | None
+    classes: int
+    images: int
+    test_images: int | None
+    built_in: bool
+
+
+class RealSetDetail(RealSet):
+    """`class_ids` in label order."""
+
+    class_ids: list[str]
+
+
+class RealSets(RootModel[list[RealSet]]):
     pass
 
 

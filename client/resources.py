@@ -1,7 +1,11 @@
 """The API's resources as methods; every request is a model of `shared.specs`, every answer one of `client.models`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from shared.experiment_estimate import ExperimentEstimate
+from shared.experiments import ExperimentRequest
+from shared.probes import ProbeRequest
 from shared.specs import DatasetRequest, EvaluationRequest, TrainingRequest
 
 from .connection import Connection, Query
@@ -12,6 +16,7 @@ from .models import (
     Estimate,
     Evaluation,
     EvaluationReport,
+    Experiment,
     Item,
     Job,
     JobEvent,
@@ -19,6 +24,11 @@ from .models import (
     JobState,
     Page,
     Preview,
+    Probe,
+    ProbeReport,
+    RealSet,
+    RealSetDetail,
+    RealSets,
     Shard,
     Training,
 )
@@ -91,6 +101,54 @@ class Evaluations(Resource):
     def report(self, evaluation_id: str) -> EvaluationReport:
         return self._connection.get(f"/evaluations/{evaluation_id}/report", EvaluationReport)
 
+    def save(self, evaluation_id: str, folder: Path) -> list[Path]:
+        """Write the report and its figure into the folder; raises ApiRefused while there is none."""
+        return save_report(self._connection, f"/evaluations/{evaluation_id}", self.get(evaluation_id).files, folder)
+
+
+class Experiments(Resource):
+    def create(self, *, idempotency_key: str | None = None, **fields: object) -> Job:
+        """`fields` are those of shared.experiments.ExperimentRequest: name, classes, grids, real, training..."""
+        return self.submit(ExperimentRequest.model_validate(fields), idempotency_key=idempotency_key)
+
+    def submit(self, request: ExperimentRequest, *, idempotency_key: str | None = None) -> Job:
+        return self._connection.post("/experiments", request, Job, key=idempotency_key)
+
+    def estimate(self, request: ExperimentRequest) -> ExperimentEstimate:
+        """Checks the request as `submit` would, but for real sets, and creates nothing."""
+        return self._connection.post("/experiments", request, ExperimentEstimate, query={"dry_run": True})
+
+    def get(self, experiment_id: str) -> Experiment:
+        return self._connection.get(f"/experiments/{experiment_id}", Experiment)
+
+    def save(self, experiment_id: str, folder: Path) -> list[Path]:
+        """Write the report and its figures into the folder; raises ApiRefused while there is none."""
+        return save_report(self._connection, f"/experiments/{experiment_id}", self.get(experiment_id).files, folder)
+
+
+class RealImages(Resource):
+    def list(self) -> Iterator[RealSet]:
+        """The built-in ones, then what the operator registered, by name."""
+        return iter(self._connection.get("/testsets", RealSets).root)
+
+    def get(self, name: str) -> RealSetDetail:
+        return self._connection.get(f"/testsets/{name}", RealSetDetail)
+
+
+class Probes(Resource):
+    def create(self, *, idempotency_key: str | None = None, **fields: object) -> Job:
+        """`fields` are those of shared.probes.ProbeRequest: dataset, benchmark, shares, repeats, seed."""
+        return self.submit(ProbeRequest.model_validate(fields), idempotency_key=idempotency_key)
+
+    def submit(self, request: ProbeRequest, *, idempotency_key: str | None = None) -> Job:
+        return self._connection.post("/probes", request, Job, key=idempotency_key)
+
+    def get(self, probe_id: str) -> Probe:
+        return self._connection.get(f"/probes/{probe_id}", Probe)
+
+    def report(self, probe_id: str) -> ProbeReport:
+        return self._connection.get(f"/probes/{probe_id}/report", ProbeReport)
+
 
 class Jobs(Resource):
     def get(self, job_id: str) -> Job:
@@ -128,6 +186,18 @@ class Prompts(Resource):
         """The very prompts that a dataset of these `fields` would be drawn with, of each class's first slots."""
         request = PreviewRequest.model_validate({**fields, "slots": slots, "limit": limit})
         return self._connection.post("/prompts/preview", request, Preview)
+
+
+def save_report(connection: Connection, base: str, names: Sequence[str], folder: Path) -> list[Path]:
+    """report.json first, then the files with these names."""
+    report = connection.get_bytes(f"{base}/report")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_bytes(report)
+    # Names come from the server: only their last part may say where a file goes.
+    files = {folder / Path(name).name: f"{base}/files/{name}" for name in names}
+    for path, address in files.items():
+        path.write_bytes(connection.get_bytes(address))
+    return [folder / "report.json", *files]
 
 
 def pages(connection: Connection, path: str, item: type[Item], query: Query | None = None) -> Iterator[Item]:

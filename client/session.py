@@ -7,7 +7,7 @@ from typing import Self
 
 from .connection import Connection
 from .models import ClassList, ClassLists, Usage
-from .resources import Datasets, Evaluations, Jobs, Prompts, Trainings
+from .resources import Datasets, Evaluations, Experiments, Jobs, Probes, Prompts, RealImages, Trainings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -21,8 +21,11 @@ class Client:
         self.datasets = Datasets(self.connection)
         self.trainings = Trainings(self.connection)
         self.evaluations = Evaluations(self.connection)
+        self.experiments = Experiments(self.connection)
+        self.probes = Probes(self.connection)
         self.jobs = Jobs(self.connection)
         self.prompts = Prompts(self.connection)
+        self.testsets = RealImages(self.connection)
 
     def class_lists(self) -> list[ClassList]:
         return self.connection.get("/class-lists", ClassLists).root

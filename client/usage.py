@@ -1,12 +1,12 @@
 """`synthclone usage`: what the team's jobs have cost."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from .console import options, write_json
-from .models import KindUsage, Usage
+from .models import JobKind, KindUsage, Usage
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Such as 2026-11-01, in UTC.")]
 
@@ -20,7 +20,7 @@ def usage(context: typer.Context, since: Day = None, until: Day = None) -> None:
         write_json(found)
         return
     columns = ("jobs of kind", "jobs", "done", "reused", "drawn images", "worker hours", "stored MB")
-    chosen.show(columns, [kind_row(kind, getattr(found, kind)) for kind in ("dataset", "training", "evaluation")])
+    chosen.show(columns, [kind_row(kind, getattr(found, kind)) for kind in get_args(JobKind)])
     chosen.say(f"team {found.team}, weight {found.weight}, {found.since} to {found.until}; {limits(found)}")
 
 

@@ -17,11 +17,15 @@ SETTLE_SECONDS = 30.0
 
 
 class Ending(BaseModel):
-    """One of these is set; `crash` is the reason of an unexpected end, which another attempt may not meet."""
+    """One of these is set; `crash` is the reason of an unexpected end, which another attempt may not meet.
+
+    Beside a result `failed` says how many of the job's total it lacks.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     result: JsonObject | None = None
+    failed: int = 0
     error: JsonObject | None = None
     unavailable: str | None = None
     crash: str | None = None
@@ -49,7 +53,7 @@ def settle(session: Session, lease: JobLease, ending: Ending, *, max_attempts: i
     if hold == "lost":
         return
     if ending.result is not None:
-        finish_job(session, lease, ending.result)
+        finish_job(session, lease, ending.result, failed=ending.failed)
     elif hold == "cancelled":
         cancel_job(session, lease)
     elif ending.error is not None:

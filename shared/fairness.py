@@ -122,13 +122,13 @@ def room_of(session: Session, team_id: str) -> int:
     return max((limit or 0) - leased, 0)
 
 
-def running_load(kind: str) -> ColumnElement[float | Decimal]:
-    """Jobs of this kind that the team of `Job` has running, divided by its weight (joined as `Team`)."""
+def running_load(kinds: Sequence[str]) -> ColumnElement[float | Decimal]:
+    """Jobs of these kinds that the team of `Job` has running, divided by its weight (joined as `Team`)."""
     other = aliased(Job)
     running = (
         select(func.count())
         .select_from(other)
-        .where(other.kind == kind, other.state == literal_column("'running'"), other.team_id == Team.id)
+        .where(other.kind.in_(kinds), other.state == literal_column("'running'"), other.team_id == Team.id)
         .correlate(Team)
         .scalar_subquery()
     )

@@ -2,7 +2,7 @@
 
 from ulid import ULID
 
-PREFIXES = {"dataset": "ds", "training": "tr", "evaluation": "ev"}
+PREFIXES = {"dataset": "ds", "training": "tr", "evaluation": "ev", "experiment": "ex", "probe": "pr"}
 
 
 def new_id(prefix: str) -> str:

@@ -15,7 +15,7 @@ from .errors import Unavailable
 from .fitness import Fitness
 from .job_leases import JobLease, claim_job, extend_job
 from .patience import insist
-from .queue import JOB_KIND, Kind
+from .queue import JOB_KINDS, Kind
 from .schema import open_database
 from .settings import Settings
 from .storage import open_store
@@ -54,7 +54,7 @@ class JobConsumer:
         claimed_at = time.monotonic()
         with self._database.write() as session:
             lease_seconds = self._settings.lease_seconds
-            lease = claim_job(session, JOB_KIND[self._kind], worker=self._presence.id, lease_seconds=lease_seconds)
+            lease = claim_job(session, *JOB_KINDS[self._kind], worker=self._presence.id, lease_seconds=lease_seconds)
         if lease is None:
             return False
         logger.info("work starts", extra={"job_id": lease.job_id, "fence": lease.fence, "attempt": lease.attempts})

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.orm import Session
 
 from . import lifecycle
@@ -20,15 +20,17 @@ class JobLease(NamedTuple):
 
 
 Hold = Literal["held", "cancelled", "lost"]
+# The kind's two letters and a dash come before the time-sortable part of an id.
+TIME_PART = func.substr(Job.id, 4)
 
 
-def claim_job(session: Session, kind: str, *, worker: str, lease_seconds: float) -> JobLease | None:
-    """The next queued job of this kind: of the team with the least running for its weight, then priority, then age."""
+def claim_job(session: Session, *kinds: str, worker: str, lease_seconds: float) -> JobLease | None:
+    """The next queued job of these kinds: of the team with least running for its weight, then priority, then age."""
     job = session.scalars(
         select(Job)
         .join(Team, Team.id == Job.team_id)
-        .where(Job.kind == kind, Job.state == "queued", ~Job.cancel_requested)
-        .order_by(running_load(kind), Job.priority.desc(), Job.id)
+        .where(Job.kind.in_(kinds), Job.state == "queued", ~Job.cancel_requested)
+        .order_by(running_load(kinds), Job.priority.desc(), TIME_PART)
         .limit(1)
         .with_for_update(of=Job, skip_locked=True)
     ).first()
@@ -92,13 +94,17 @@ def seconds_since(claimed_at: datetime | None, now: datetime) -> float:
     return 0.0 if claimed_at is None else max((now - claimed_at).total_seconds(), 0.0)
 
 
-def finish_job(session: Session, lease: JobLease, result: JsonObject) -> None:
-    """End well, unless the same lease already did (a repeated call after an ambiguous COMMIT)."""
+def finish_job(session: Session, lease: JobLease, result: JsonObject, *, failed: int = 0) -> None:
+    """End well, unless the same lease already did (a repeated call after an ambiguous COMMIT).
+
+    `failed` of the job's total could not be made: it ends partial.
+    """
+    state = "partial" if failed else "succeeded"
     job = session.get_one(Job, lease.job_id)
-    if job.state == "succeeded" and job.fence == lease.fence and job.result == result:
+    if job.state == state and job.fence == lease.fence and job.result == result:
         return
-    end_lease(session, lease, result=result, done=Job.total)
-    lifecycle.transition(session, lease.job_id, "succeeded")
+    end_lease(session, lease, result=result, done=Job.total - failed, failed=failed)
+    lifecycle.transition(session, lease.job_id, state)
 
 
 def release_job(session: Session, lease: JobLease, *, count_attempt: bool) -> None:

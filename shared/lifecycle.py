@@ -1,8 +1,12 @@
 """The only writer of job states: a closed set, terminal states never change, every change leaves an event."""
 
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
 from pydantic import JsonValue
 from sqlalchemy import CursorResult, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from .database import clock, database_now
 from .errors import Conflict
@@ -66,20 +70,43 @@ def request_cancel(session: Session, job: Job) -> None:
 
 
 def release_children(session: Session) -> int:
-    """Queue jobs whose parents all ended well, fail those with a parent that did not; returns how many moved."""
+    """Queue jobs whose parents all ended well, fail those with a parent that did not; returns how many moved.
+
+    An experiment reports what succeeded, so it waits for every parent to end, however that is.
+    """
     moved = 0
-    for child in session.scalars(select(Job).where(Job.state == "waiting")).all():
-        parents = session.execute(
-            select(Job.id, Job.state).join(JobParent, JobParent.parent_id == Job.id).where(JobParent.job_id == child.id)
-        ).all()
+    for (child_id, kind), rows in groupby(waiting_with_parents(session), lambda row: (row.id, row.kind)):
+        parents = [(row.parent, row.state) for row in rows if row.parent is not None]
         bad = [(parent, state) for parent, state in parents if state in ("failed", "cancelled")]
-        if bad:
+        if bad and kind != "experiment":
             parent, state = bad[0]
-            detail = f"{parent} ended {state}, so {child.id} cannot run; submit it again on a dataset that succeeded"
-            moved += transition(session, child.id, "failed", error=failure("parent-failed", detail, retryable=False))
+            detail = f"{parent} ended {state}, so {child_id} cannot run; submit it again on a dataset that succeeded"
+            moved += transition(session, child_id, "failed", error=failure("parent-failed", detail, retryable=False))
         elif all(state in TERMINAL for _, state in parents):
-            moved += transition(session, child.id, "queued")
+            moved += transition(session, child_id, "queued")
     return moved
+
+
+class Waiting(NamedTuple):
+    """A waiting job and one of its parents with that one's state, or none."""
+
+    id: str
+    kind: str
+    parent: str | None
+    state: str | None
+
+
+def waiting_with_parents(session: Session) -> Sequence[Waiting]:
+    """A row for each parent of each waiting job, or one without: an experiment has hundreds, and a spec is large."""
+    parent = aliased(Job)
+    query = (
+        select(Job.id, Job.kind, parent.id.label("parent"), parent.state)
+        .outerjoin(JobParent, JobParent.job_id == Job.id)
+        .outerjoin(parent, parent.id == JobParent.parent_id)
+        .where(Job.state == "waiting")
+        .order_by(Job.id, parent.id)
+    )
+    return [Waiting(*row) for row in session.execute(query)]
 
 
 def failure(code: str, detail: str, *, retryable: bool) -> JsonObject:

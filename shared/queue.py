@@ -11,7 +11,11 @@ from .settings import Settings
 
 Kind = Literal["generate", "train", "evaluate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-JOB_KIND: dict[Kind, str] = {"generate": "dataset", "train": "training", "evaluate": "evaluation"}
+JOB_KINDS: dict[Kind, tuple[str, ...]] = {
+    "generate": ("dataset",),
+    "train": ("training", "probe"),
+    "evaluate": ("evaluation", "experiment"),
+}
 MESSAGE_VERSION = 1
 # A dispatcher that rings and a worker's own commands must find out within seconds that the link is dead.
 TRANSPORT_OPTIONS: dict[str, object] = {

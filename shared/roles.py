@@ -36,6 +36,7 @@ RUNS_JOBS = {
     "workers": HEARTBEAT,
     "webhooks": LOCK,
     "webhook_deliveries": "SELECT, INSERT",
+    "real_sets": "SELECT",
 }
 
 GRANTS: Mapping[str, Mapping[str, str]] = {
@@ -52,6 +53,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
         "events": "SELECT, INSERT",
         "workers": "SELECT",
         "metrics": "SELECT",
+        "real_sets": "SELECT",
         "idempotency_keys": "SELECT, INSERT, UPDATE, DELETE",
         "webhooks": "SELECT, INSERT, DELETE, UPDATE (created_at)",
         "webhook_deliveries": "SELECT, INSERT",

@@ -86,6 +86,14 @@ class Settings(BaseSettings):
     stray_seconds: float = Field(86_400, gt=0, description="An object that nothing refers to is deleted at this age.")
     event_days: float = Field(30, gt=0, description="Progress events of a job are kept this long after its end.")
     idempotency_hours: float = Field(72, gt=0, description="The answer to an Idempotency-Key is kept this long.")
+    trainer_nodes: int = Field(1, ge=1, description="Machines that train together; see docs/guides/several-nodes.md.")
+    trainer_node_rank: int = Field(0, ge=0, description="Of this machine; 0 claims trainings, the others join it.")
+    rendezvous: str | None = Field(None, description="host:port of node 0, open to all nodes while it trains.")
+    mlflow_uri: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="MLflow server that shows trainings too: https://user:password@host:port.",
+    )
     worker_health_port: int = Field(0, ge=0, le=65535, description="Workers answer /readyz here; 0: they do not.")
     log_format: Literal["console", "json"] = Field("console", description="Format of log lines on stderr.")
 
@@ -96,6 +104,13 @@ class Settings(BaseSettings):
         # Redis and S3 are asked for by the services that use them: none is given what it has no need for.
         if self.mode == "cluster" and not self.database_url:
             raise ValueError("mode=cluster needs database_url")
+        if self.trainer_nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"trainer_nodes={self.trainer_nodes} needs rendezvous, host:port of node 0")
+        if self.trainer_node_rank >= self.trainer_nodes:
+            raise ValueError(
+                f"trainer_node_rank {self.trainer_node_rank} is not below trainer_nodes {self.trainer_nodes}; "
+                "nodes are numbered from 0"
+            )
         if self.stray_seconds < 2 * self.lease_seconds:
             raise ValueError(
                 f"stray_seconds {self.stray_seconds:g} is less than twice lease_seconds {self.lease_seconds:g}; "
@@ -106,6 +121,14 @@ class Settings(BaseSettings):
     @cached_property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'synthclone.db'}"
+
+    @property
+    def rendezvous_address(self) -> tuple[str, int]:
+        """Host and port; raises ConfigurationError where they were not given so."""
+        host, _, port = (self.rendezvous or "").rpartition(":")
+        if not host or not port.isdecimal():
+            raise ConfigurationError(f"rendezvous {self.rendezvous or ''!r} is not host:port, such as trainer-0:29400")
+        return host, int(port)
 
     def required_pepper(self) -> SecretStr:
         """Only who makes or checks keys needs it; raises ConfigurationError where it is missing or short."""

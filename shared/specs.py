@@ -1,12 +1,16 @@
 """What users ask for (requests) and what is frozen when a job is created (specs and the recipe)."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, FailFast, Field, TypeAdapter, model_validator
 
 from . import seeds
 from .classes import ClassSelection
+from .errors import Rejected
+from .frozen import Frozen
 from .prompts import PROMPTS_VERSION, PromptField, PromptSpec
+from .recipes import MOST_PARTS, CropRecipe, Optimizer, TrainingRecipe, find_recipe
 
 SchedulerName = Literal["pndm", "dpm++", "ddim", "euler"]
 SHARDS_VERSION = 1
@@ -16,10 +20,6 @@ MOST_IMAGES_PER_CLASS = 1_000_000
 MOST_STEPS = 10_000_000
 # One fault is told, not one for each of the hundreds of thousands of items that fit into a body.
 Names = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], FailFast()]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def check_size(value: str) -> str:
@@ -116,51 +116,187 @@ class DatasetSpec(Frozen):
     version: str
 
 
-Optimizer = Literal["sgd", "adamw"]
+# Of a recipe, by these fields of a request.
+CHANGEABLE = (
+    *("epochs", "batch_size", "crops", "optimizer", "learning_rate", "weight_decay", "warmup_steps"),
+    *("temperature", "label_smoothing", "ema_decay", "flip", "accumulate", "compile"),
+)
+
+
+def name_sources(datasets: Sequence[str], real: str | None, shares: Sequence[float] | None) -> str:
+    """What a training learns from, each with its share where shares are given: "0.9 ds-... + 0.1 digits-train"."""
+    names = (*datasets, *([real] if real is not None else []))
+    if shares is None:
+        return ", ".join(names)
+    return " + ".join(f"{share:g} {name}" for share, name in zip(shares, names, strict=True))
 
 
 class TrainingRequest(Frozen):
-    """Train one network on datasets of ours, or on one registered real training set."""
+    """Train one network on datasets of ours, on one registered real training set, or on a mixture of them."""
 
     datasets: Names = Field((), max_length=50, description="Dataset ids; their classes must agree.")
     real: str | None = Field(None, max_length=100, description="A registered real training set, such as digits-train.")
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, max_length=51, description="Of each epoch, for every dataset and then the real set; they add up to 1."
+    )
     architecture: str = Field("resnet50", max_length=100, description="Any timm architecture by name.")
+    recipe: str = Field("plain", max_length=50, description="plain or imagenet-sd; the fields below change it.")
     steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="Optimizer steps.")
-    epochs: int | None = Field(None, ge=1, le=100_000, description="Used when steps is not given; default 100.")
-    batch_size: int = Field(64, ge=1, le=65_536)
+    epochs: int | None = Field(None, ge=1, le=100_000, description="Used when steps is not given.")
+    batch_size: int | None = Field(None, ge=1, le=65_536)
     image_size: int | None = Field(None, ge=16, le=1024, description="Default: the training images' own size.")
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = Field(0.1, gt=0, le=1000)
-    weight_decay: float = Field(1e-4, ge=0, le=10)
-    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    flip: bool = Field(True, description="Random horizontal flip; wrong for digits and letters.")
+    crops: tuple[CropRecipe, ...] | None = Field(None, max_length=8, description="Multi-crop: global crops first.")
+    optimizer: Optimizer | None = None
+    learning_rate: float | None = Field(None, gt=0, le=1000, description="As it is, whatever the batch.")
+    weight_decay: float | None = Field(None, ge=0, le=10)
+    warmup_steps: int | None = Field(None, ge=0, le=MOST_STEPS)
+    temperature: float | None = Field(None, le=100, description="Of cosine logits; 0 or less: a linear head.")
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    flip: bool | None = Field(None, description="Random horizontal flip; wrong for digits and letters.")
+    accumulate: int | None = Field(
+        None, ge=1, le=MOST_PARTS, description="Parts of each batch, computed in turn, for batches beyond the memory."
+    )
+    compile: bool | None = Field(None, description="Compile the network: faster after minutes, rounds differently.")
     seed: int = Field(0, ge=0, lt=2**63)
     checkpoint_steps: int = Field(500, ge=1, le=MOST_STEPS)
     priority: int = Field(0, ge=0, le=9)
 
     @model_validator(mode="after")
     def check_source(self) -> Self:
-        if bool(self.datasets) == (self.real is not None):
-            raise ValueError("give either datasets or real")
+        sources = len(self.datasets) + (self.real is not None)
+        if not sources:
+            raise ValueError("give datasets, real, or both with shares")
+        if self.datasets and self.real is not None and self.shares is None:
+            raise ValueError("datasets and real are mixed by shares, such as [0.9, 0.1]; give them")
+        if self.shares is not None and (len(self.shares) != sources or abs(sum(self.shares) - 1) > 1e-6):
+            raise ValueError(f"shares {list(self.shares)} are not {sources} numbers that add up to 1")
         if len(set(self.datasets)) != len(self.datasets):
             raise ValueError("datasets names the same dataset twice")
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
         return self
 
+    def resolved_recipe(self) -> TrainingRecipe:
+        """The named recipe with this request's changes. Raises Rejected for an unknown name."""
+        changes = {name: getattr(self, name) for name in CHANGEABLE if getattr(self, name) is not None}
+        recipe = find_recipe(self.recipe).model_copy(update=changes)
+        if self.learning_rate is not None:
+            recipe = recipe.model_copy(update={"learning_rate_batch": None})
+        if self.warmup_steps is not None:
+            recipe = recipe.model_copy(update={"warmup_epochs": 0.0})
+        if self.flip is False:
+            crops = tuple(crop.model_copy(update={"flip": 0.0}) for crop in recipe.crops)
+            recipe = recipe.model_copy(update={"crops": crops})
+        if recipe.batch_size % recipe.accumulate:
+            raise Rejected(
+                f"batch_size {recipe.batch_size} has no {recipe.accumulate} equal parts; give an accumulate that "
+                "divides it",
+                pointer="/accumulate",
+            )
+        if recipe.crops and self.image_size is not None:
+            raise Rejected(
+                "image_size is for recipes without crops; give crops with their sizes", pointer="/image_size"
+            )
+        return recipe
+
 
 class TrainingSpec(Frozen):
+    """`recipe` is frozen here, so that a later version's recipe of the same name changes no result."""
+
     request: TrainingRequest
+    recipe: TrainingRecipe
     class_ids: tuple[str, ...]
     class_names: tuple[str, ...]
     version: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def find_recipe_of_old_rows(cls, values: object) -> object:
+        """Rows of before there were recipes say everything in their request."""
+        if isinstance(values, dict) and "request" in values and "recipe" not in values:
+            request = TrainingRequest.model_validate(values["request"])
+            return {**values, "recipe": request.resolved_recipe()}
+        return values
+
+
+class ImportedSpec(Frozen):
+    """A network that was trained elsewhere, of which nothing but this is known; `sha256` is that of its file."""
+
+    imported: str = Field(description="What the operator calls it, or where it comes from.")
+    architecture: str
+    image_size: int
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    sha256: str
+    version: str
+
+
+TrainedSpec = TrainingSpec | ImportedSpec
+TRAINED_SPEC: TypeAdapter[TrainedSpec] = TypeAdapter(TrainedSpec)
+
+
+class DistanceRequest(Frozen):
+    """How near a dataset's images are to a registered real set, in the features of the evaluated encoder."""
+
+    dataset: str = Field(max_length=100, description="Id of a dataset whose images are compared.")
+    real: str = Field(max_length=100, description="A registered training or test set.")
+    images: int = Field(
+        5000, ge=10, le=100_000, description="Drawn of each set; figures of different numbers do not compare."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the draw.")
+
 
 class EvaluationRequest(Frozen):
     training: str = Field(max_length=100, description="Id of the training whose encoder is tested.")
-    benchmarks: Names = Field(("digits",), min_length=1, max_length=50)
+    benchmarks: Names = Field(
+        ("digits",), max_length=50, description="Registered test sets; none where only something else is asked for."
+    )
+    transfer: Names = Field((), max_length=50, description="Registered transfer sets, for linear classifiers.")
+    transfer_seeds: int = Field(3, ge=1, le=20, description="Times that each linear classifier is tuned and fitted.")
+    neighbours: int | None = Field(
+        None, ge=1, le=1000, description="Classify the transfer sets by this many nearest training images too."
+    )
+    distances: tuple[DistanceRequest, ...] = Field(
+        (), max_length=20, description="Datasets compared with real sets by their features."
+    )
+    compare_with: Names = Field(
+        (), max_length=10, description="Evaluations on the same test sets, compared with this one image by image."
+    )
     priority: int = Field(0, ge=0, le=9)
+
+    @model_validator(mode="before")
+    @classmethod
+    def leave_out_benchmarks(cls, values: object) -> object:
+        """A network that never saw a digit may be tested in other ways alone."""
+        if (
+            isinstance(values, dict)
+            and "benchmarks" not in values
+            and (values.get("transfer") or values.get("distances"))
+        ):
+            return {**values, "benchmarks": ()}
+        return values
+
+    @model_validator(mode="after")
+    def check_sets(self) -> Self:
+        if not (self.benchmarks or self.transfer or self.distances):
+            raise ValueError("give benchmarks, transfer or distances; all are empty")
+        pairs = tuple(f"{each.dataset}={each.real}" for each in self.distances)
+        other = "; another seed or number of images needs an evaluation of its own"
+        for names, remedy in ((self.benchmarks, ""), (self.transfer, ""), (pairs, other), (self.compare_with, "")):
+            for position, name in enumerate(names):
+                if name in names[:position]:
+                    raise ValueError(f"{name} is named twice{remedy}")
+        if self.neighbours is not None and not self.transfer:
+            raise ValueError("neighbours classify transfer sets; give transfer too")
+        if self.compare_with and not self.benchmarks:
+            raise ValueError("compare_with pairs images of benchmarks; give benchmarks too")
+        return self
+
+    @property
+    def parts(self) -> int:
+        """What progress counts."""
+        return len(self.benchmarks) + len(self.transfer) + len(self.distances)
 
 
 class EvaluationSpec(Frozen):

@@ -26,6 +26,7 @@ JsonObject = dict[str, JsonValue]
 JSON_TYPE = JSON().with_variant(JSONB(), "postgresql")
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
+REAL_SET_ROLES = ("train", "test", "transfer")
 JOB_STATES = ("waiting", "queued", "running", "succeeded", "partial", "failed", "cancelled")
 TERMINAL = ("succeeded", "partial", "failed", "cancelled")
 # A dataset in one of these may still get images.
@@ -313,6 +314,30 @@ class Metric(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[float]
+
+
+class RealImageSet(Base):
+    """A set of real images that an operator registered; `location` is its path on trainers and evaluators.
+
+    A set of role `transfer` has two parts: `class_ids` and `images` are those of the one to fit a classifier on.
+    One in the object store has `objects`: the key, size and sha256 of each (shared.realsets.SetObject).
+    """
+
+    __tablename__ = "real_sets"
+    __table_args__ = (one_of("role", REAL_SET_ROLES),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    kind: Mapped[str | None]
+    layout: Mapped[str | None]
+    location: Mapped[str]
+    class_ids: Mapped[list[str]] = mapped_column(JSON_TYPE)
+    images: Mapped[int]
+    test_images: Mapped[int | None]
+    digest: Mapped[str]
+    crop_pct: Mapped[float]
+    objects: Mapped[list[JsonObject] | None] = mapped_column(JSON_TYPE)
+    created_at: Mapped[datetime]
 
 
 class IdempotencyKey(Base):

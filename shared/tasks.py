@@ -5,6 +5,7 @@ A consumer does one claim's worth of work at a time; what it holds when it stops
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -136,6 +137,15 @@ def watch_stop_file(path: Path, stop: threading.Event) -> None:
             stop.set()
 
 
+def allow_children() -> None:
+    """A pool child may start processes of its own, such as torch's loaders, which end when they miss their parent.
+
+    billiard, Celery's multiprocessing, makes its children daemons to Python's own, which lets no daemon have children.
+    """
+    # There is no other way: the public setter refuses a process that runs.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+
+
 class CeleryWorker:
     """The pool child's consumer, made when the child starts so that the parent never loads torch.
 
@@ -158,6 +168,7 @@ class CeleryWorker:
 
     def start_child(self, **_: object) -> None:
         configure_logs(self.settings.log_format)
+        allow_children()
         watcher = threading.Thread(target=watch_stop_file, args=(stop_file(os.getppid()), self.stop), daemon=True)
         watcher.start()
         try:

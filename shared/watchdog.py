@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .database import Database, database_now
-from .queue import JOB_KIND, Kind, broker_answers
+from .queue import JOB_KINDS, Kind, broker_answers
 from .settings import Settings
 from .tables import Job, Recipe, Shard, Worker
 from .workers import Presence
@@ -38,7 +38,8 @@ def pending_shards(models: Sequence[str]) -> Pending:
 
 
 def pending_jobs(kind: Kind) -> Pending:
-    query = select(Job.id).where(Job.kind == JOB_KIND[kind], Job.state == "queued", ~Job.cancel_requested).limit(1)
+    kinds = Job.kind.in_(JOB_KINDS[kind])
+    query = select(Job.id).where(kinds, Job.state == "queued", ~Job.cancel_requested).limit(1)
     return lambda session: session.scalar(query) is not None
 
 

@@ -23,8 +23,10 @@ from shared.settings import Settings
 from shared.storage import LocalStore, ObjectStore
 from shared.tables import Base
 from shared.wordnet import fetch_wordnet
+from tests.s3_servers import radosgw
 
 DATA = Path(__file__).parents[1] / "data"
+pytest_plugins = ("tests.pieces", "tests.tables")
 KINDS = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 ServeApi = Callable[[Settings], httpx2.Client]
 
@@ -98,6 +100,13 @@ def serving(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def radosgw_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Ceph gateway for all, as it takes long to start; each user makes a bucket of its own."""
+    with radosgw(tmp_path_factory.mktemp("ceph")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

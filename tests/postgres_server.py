@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.s3_servers import free_port
+from tests.addresses import free_port
 
 PROGRAMS = ("initdb", "postgres", "pg_isready")
 DEBIAN = Path("/usr/lib/postgresql")

@@ -1,7 +1,6 @@
 """Real S3 servers on this machine: moto for speed, Ceph's radosgw (Debian packages) for truth."""
 
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from shared.settings import Settings
+from tests.addresses import free_port
 
 ACCESS_KEY, SECRET_KEY = "synthclonetest", "synthclonetestsecret"
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(address: str, *, seconds: float = 60) -> None:
@@ -110,6 +104,16 @@ def radosgw(folder: Path) -> Iterator[str]:
         call = [program, "-c", str(config), *rest]
         return subprocess.run(call, check=True, capture_output=True, text=True, timeout=120).stdout
 
+    def ask(*command: str) -> str:
+        """A new monitor refuses some commands at first; these may be given again."""
+        for _ in range(20):
+            try:
+                return run("ceph", *command)
+            except subprocess.CalledProcessError as error:
+                refusal = error
+                time.sleep(0.5)
+        raise RuntimeError(f"ceph {' '.join(command)}: {refusal.stderr}") from refusal
+
     def start(*command: str) -> None:
         program, *rest = command
         log = (folder / "run" / f"{program}.out").open("wb")
@@ -123,12 +127,12 @@ def radosgw(folder: Path) -> Iterator[str]:
         start("ceph-mon", "-i", "a")
         run("ceph", "osd", "create")
         run("ceph-osd", "-i", "0", "--mkfs")
-        run("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=local")
+        ask("osd", "crush", "add", "osd.0", "1.0", "root=default", "host=local")
         # An OSD that asks before it has the monitor's map dies with "wrong fsid"; the next start finds it.
         for _ in range(60):
             if daemons[-1].poll() is not None or len(daemons) == 1:
                 start("ceph-osd", "-i", "0")
-            if "1 up" in run("ceph", "osd", "stat"):
+            if "1 up" in ask("osd", "stat"):
                 break
             time.sleep(0.5)
         keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")

@@ -66,6 +66,7 @@ DATABASE, OBJECTS, BELLS, KEYS = {"database_url"}, {"s3_access_key", "s3_secret_
 SECRETS = {
     "migrate": DATABASE | OBJECTS | KEYS,
     "operator": DATABASE | OBJECTS | KEYS,
+    "registrar": DATABASE | OBJECTS,
     "prompt_api": DATABASE | OBJECTS | KEYS,
     "dispatcher": DATABASE | OBJECTS | BELLS,
     "sd_worker": DATABASE | OBJECTS | BELLS,
@@ -73,6 +74,8 @@ SECRETS = {
     "evaluator": DATABASE | OBJECTS | BELLS,
     "webhooks": DATABASE | KEYS,
 }
+# Pods that nobody starts but operators, with the owner's login.
+OPERATORS = ("operator", "registrar")
 ASKED_AT_START: dict[str, Callable[[Settings], object]] = {
     "s3_secret_key": open_store,
     "redis_url": celery_app,
@@ -80,6 +83,7 @@ ASKED_AT_START: dict[str, Callable[[Settings], object]] = {
 }
 LOGINS = {
     "migrate": "synthclone",
+    "registrar": "synthclone",
     "prompt_api": "synthclone_api",
     "sd_worker": "synthclone_worker",
     **{name: f"synthclone_{name}" for name in ("dispatcher", "trainer", "evaluator", "webhooks")},
@@ -145,7 +149,7 @@ def as_settings(environment: dict[str, str]) -> Settings:
 
 @needs_compose
 def test_compose_accepts_both_files_together(compose: Document) -> None:
-    assert {path.parent.name for path in DOCKERFILES} | {"migrate"} == set(our_services(compose))
+    assert {path.parent.name for path in DOCKERFILES} | {"migrate", "registrar"} == set(our_services(compose))
 
 
 @needs_compose
@@ -193,6 +197,7 @@ def test_every_compose_service_logs_in_as_itself(compose: Document) -> None:
     assert bells == {name: LOGINS[name].removeprefix("synthclone_") for name in bells}
     objects = {name: each.s3_access_key for name, each in settings.items() if each.s3_access_key}
     assert objects == {name: LOGINS[name].replace("_", "-") for name in objects}
+    del settings["registrar"]  # an operator's, like `migrate`
     for secret in ("sqlalchemy_url", "redis_url", "s3_secret_key"):
         values = [value for each in settings.values() if (value := getattr(each, secret))]
         assert len(set(values)) == len(values), secret
@@ -234,7 +239,14 @@ def test_compose_services_wait_for_the_migration_and_for_healthy_parts(compose: 
 def test_services_that_keep_files_have_a_volume_for_them(compose: Document) -> None:
     mounts = {name: [volume.split(":")[1] for volume in compose[name].get("volumes", [])] for name in compose}
     with_volume = {name for name in our_services(compose) if "/var/lib/synthclone" in mounts[name]}
-    assert with_volume == services_that_keep_files()
+    assert with_volume == services_that_keep_files() | {"registrar"}
+
+
+@needs_compose
+def test_an_operator_registers_images_where_trainers_and_evaluators_see_them(compose: Document) -> None:
+    mounts = {name: compose[name]["volumes"] for name in ("registrar", "trainer", "evaluator")}
+    assert mounts["registrar"] == mounts["trainer"] == mounts["evaluator"]
+    assert compose["registrar"]["profiles"] == ["operator"]
 
 
 @needs_compose
@@ -255,7 +267,10 @@ def test_every_python_command_of_the_pods_starts_code_that_exists(folder: Path) 
         if "command" in container
     }
     waiting = {f"{path.parent.name.replace('_', '-')} wait-for-schema" for path in DOCKERFILES}
-    assert start_code_that_exists(commands) == {"migrate main", "operator wait-for-schema"} | waiting
+    assert (
+        start_code_that_exists(commands)
+        == {"migrate main", *(f"{name} wait-for-schema" for name in OPERATORS)} | waiting
+    )
 
 
 def start_code_that_exists(commands: dict[str, list[str]]) -> set[str]:
@@ -286,7 +301,7 @@ def services_that_keep_files() -> set[str]:
 def test_pods_that_keep_files_have_a_volume_for_them(folder: Path) -> None:
     mounts = {name: pod["containers"][0]["volumeMounts"] for name, pod in pods(folder).items()}
     with_volume = {name for name in mounts if "/var/lib/synthclone" in [mount["mountPath"] for mount in mounts[name]]}
-    assert {name.replace("-", "_") for name in with_volume} == services_that_keep_files()
+    assert {name.replace("-", "_") for name in with_volume} == services_that_keep_files() | {"registrar"}
 
 
 @needs_compose
@@ -330,7 +345,7 @@ def setting(variable: str) -> str:
 def test_every_pod_takes_the_secret_of_its_service_and_an_account_without_a_token(folder: Path) -> None:
     accounts = {found["metadata"]["name"]: found for found in render_manifests(folder) if found["kind"] == ACCOUNT}
     for name, pod in pods(folder).items():
-        own = "owner" if name in ("migrate", "operator") else name
+        own = "owner" if name in ("migrate", *OPERATORS) else name
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             assert container["envFrom"][1] == {"secretRef": {"name": f"synthclone-{own}"}}, name
         assert pod["serviceAccountName"] == name

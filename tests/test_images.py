@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.database import Database
 from shared.queue import KINDS
+from shared.schema import upgrade
+from shared.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
@@ -80,6 +83,23 @@ def test_api_image_has_no_torch() -> None:
     installed = {name for extra in installed_extras(dockerfile) for name in requirements(extra)}
     assert installed & {"torch", "torchvision", "timm", "diffusers"} == set()
     assert "torch" in requirements("sd-worker")
+
+
+def test_an_operator_registers_real_sets_in_the_evaluators_image(tmp_path: Path) -> None:
+    dockerfile = ROOT / "services/evaluator/Dockerfile"
+    assert "client/" in copied(dockerfile)
+    assert "client" in installed_extras(dockerfile)
+    upgrade(Database(Settings(data_dir=tmp_path).sqlalchemy_url))
+    code = (
+        "import sys; from client.main import app; app(['testsets', 'list'], standalone_mode=False); "
+        "print([name for name in sys.modules if name.startswith('services.')])"
+    )
+    environment = os.environ | {"SYNTHCLONE_DATA_DIR": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "digits-train" in found.stdout
+    # No other service's code is there.
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
 @each_service

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from shared.database import database_now
-from shared.queue import JOB_KIND, KINDS, Kind
+from shared.queue import JOB_KINDS, KINDS, Kind
 from shared.tables import Job, Shard, Worker
 from shared.workers import live_workers
 
@@ -14,7 +14,7 @@ from shared.workers import live_workers
 def has_work(session: Session, kind: Kind) -> bool:
     if kind == "generate":
         return session.scalar(select(Shard.id).where(Shard.state == "pending").limit(1)) is not None
-    query = select(Job.id).where(Job.kind == JOB_KIND[kind], Job.state == "queued").limit(1)
+    query = select(Job.id).where(Job.kind.in_(JOB_KINDS[kind]), Job.state == "queued").limit(1)
     return session.scalar(query) is not None
 
 

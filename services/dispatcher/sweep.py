@@ -23,13 +23,15 @@ from shared.tables import TERMINAL, Job, JsonObject, Shard
 logger = logging.getLogger(__name__)
 # Entries that are looked up at once; with the listing's own pages all that is in memory at a time.
 BATCH = 500
-JOB = r"(?P<job>(?:ds|tr|ev)-[0-9a-z]{26})"
+JOB = r"(?P<job>(?:ds|tr|ev|ex|pr)-[0-9a-z]{26})"
 IMAGES = re.compile(r"images/(?P<recipe>[^/]+)/(?P<class>[^/]+)/(?P<start>\d+)-\d+-(?P<fence>\d+)\.tar")
 OF_JOBS = (
     re.compile(rf"datasets/{JOB}/manifest-[^/]+\.json"),
     re.compile(rf"trainings/{JOB}/checkpoints/\d+-(?P<fence>\d+)\.safetensors"),
     re.compile(rf"trainings/{JOB}/(?:encoder|metrics)-(?P<fence>\d+)\.(?:safetensors|json|jsonl)"),
-    re.compile(rf"evaluations/{JOB}/report-(?P<fence>\d+)\.json"),
+    re.compile(rf"evaluations/{JOB}/(?:report|predictions|bars)-(?P<fence>\d+)\.(?:json|safetensors|md|html|svg|png)"),
+    re.compile(rf"experiments/{JOB}/[a-z0-9-]+-(?P<fence>\d+)\.(?:json|md|html|svg|png)"),
+    re.compile(rf"probes/{JOB}/report-(?P<fence>\d+)\.json"),
 )
 # What a sweep that was cut off leaves behind, and in a folder what a cut-off write does.
 LEFT_OVERS = re.compile(r"sweeps/clock-[0-9a-f]+|.*/\.part-[^/]+")
@@ -57,7 +59,7 @@ def sweep(database: Database, store: ObjectStore, *, stray_seconds: float) -> It
         return
     before = store_now(store) - timedelta(seconds=stray_seconds)
     swept = Swept()
-    for prefix in ("images/", "datasets/", "trainings/", "evaluations/", "sweeps/"):
+    for prefix in ("images/", "datasets/", "trainings/", "evaluations/", "experiments/", "probes/", "sweeps/"):
         entries = old_entries(store.entries(prefix), before, swept)
         while batch := list(islice(entries, BATCH)):
             yield
@@ -170,6 +172,7 @@ def is_kept(job: Job, key: str, fence: str | None) -> bool:
 def references(job: Job) -> set[str]:
     """The keys in a job's result, and its checkpoint for as long as the job can go on from it."""
     rows: list[JsonObject] = [job.result or {}]
-    if job.state not in TERMINAL:
-        rows.append(job.checkpoint or {})
+    if job.state not in TERMINAL and job.checkpoint is not None:
+        before = job.checkpoint.get("before")
+        rows += [job.checkpoint, before if isinstance(before, dict) else {}]
     return {value for row in rows for name, value in row.items() if name.endswith("key") and isinstance(value, str)}

@@ -19,6 +19,7 @@ from .doorbell import due_rings
 from .finish import ended_datasets, finish_dataset, repair_manifest, stale_datasets
 from .missing import AbsentSince, fail_without_weights
 from .plan import plan_job, rest_unwanted
+from .probing import release_probes
 from .stopping import stop_due
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def tick(
         plan(database, settings)
         with database.write() as session:
             lifecycle.release_children(session)
+            release_probes(session)
             fail_without_weights(session, settings, absent)
             workers.forget_silent(session)
         if ring is not None:

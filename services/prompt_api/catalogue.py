@@ -8,6 +8,7 @@ from shared.classes import ClassList, class_lists, resolve_classes
 from shared.errors import NotFound
 from shared.lexicon import load_lexicon
 from shared.models import ModelEntry, registered
+from shared.realsets import RealSet, registered_sets
 from shared.settings import Settings
 from shared.workers import live_workers
 
@@ -16,7 +17,16 @@ from .dependencies import JsonBody, ServerDatabase, ServerSettings, TeamId
 from .examples import PREVIEWS
 from .preview import preview
 from .problems import documented
-from .schemas import ClassListDetail, ClassListView, ListedClass, ModelView, PreviewRequest, PromptPreview
+from .schemas import (
+    ClassListDetail,
+    ClassListView,
+    ListedClass,
+    ModelView,
+    PreviewRequest,
+    PromptPreview,
+    RealSetDetail,
+    RealSetView,
+)
 
 router = APIRouter(tags=["catalogue"])
 
@@ -49,6 +59,35 @@ def get_class_list(name: str, settings: ServerSettings, team: TeamId) -> ClassLi
         for label, text in enumerate(resolve_classes(name, load_lexicon(settings.lexicon_path)))
     ]
     return ClassListDetail(**view_list(found[0]).model_dump(), items=items)
+
+
+@router.get("/testsets", responses=documented())
+def list_real_sets(database: ServerDatabase, team: TeamId) -> list[RealSetView]:
+    """The real image sets that trainings and evaluations take by name, the same for every team."""
+    with database.read() as session:
+        return [view_set(known) for known in registered_sets(session).values()]
+
+
+def view_set(known: RealSet) -> RealSetView:
+    return RealSetView(
+        name=known.name,
+        role=known.role,
+        kind=known.place.kind if known.place else None,
+        classes=len(known.class_ids),
+        images=known.images,
+        test_images=known.test_images,
+        built_in=known.place is None,
+    )
+
+
+@router.get("/testsets/{name}", responses=documented(404))
+def get_real_set(name: str, database: ServerDatabase, team: TeamId) -> RealSetDetail:
+    """One set with its classes."""
+    with database.read() as session:
+        known = registered_sets(session)
+    if name not in known:
+        raise NotFound(f"there is no real image set {name[:50]!r}; known: {', '.join(known)}")
+    return RealSetDetail(**view_set(known[name]).model_dump(), class_ids=list(known[name].class_ids))
 
 
 @router.get("/models", responses=documented())

@@ -12,6 +12,7 @@ RECORDED = TypeAdapter(dict[str, dict[str, JsonValue]]).validate_json(
 
 DATASET_ID = "ds-01k9zt2v6m8q4r5s7w9x0y1a2b"
 TRAINING_ID = "tr-01k9zt3a1b2c3d4e5f6g7h8j9k"
+EVALUATION_ID = "ev-01k9zt4p5q6r7s8t9v0w1x2y3z"
 
 DATASETS: dict[str, Example] = {
     "description": {
@@ -54,6 +55,38 @@ EVALUATIONS: dict[str, Example] = {
     "digits": {
         "summary": "On the real test images of the digits",
         "value": {"training": TRAINING_ID, "benchmarks": ["digits"]},
+    },
+    "compared": {
+        "summary": "Beside another network on the same images: is one better than the other?",
+        "value": {"training": TRAINING_ID, "benchmarks": ["digits"], "compare_with": [EVALUATION_ID]},
+    },
+    "distances": {
+        "summary": "How near a dataset's images are to real ones, in this network's features",
+        "value": {
+            "training": TRAINING_ID,
+            "distances": [{"dataset": DATASET_ID, "real": "digits-train", "images": 320}],
+        },
+    },
+}
+EXPERIMENTS: dict[str, Example] = {
+    "digits": {
+        "summary": "Two prompts by two guidance scales, beside real digits",
+        "value": {
+            "name": "digits: prompts",
+            "classes": "digits",
+            "grids": [{"prompts": ["name", "description"], "scales": [2, 7.5], "images_per_class": [32]}],
+            "real": ["digits-train"],
+            "training": {"architecture": "test_resnet", "steps": 300, "flip": False},
+            "seeds": [0, 1, 2],
+            "benchmarks": ["digits"],
+            "budget": 2000,
+        },
+    }
+}
+PROBES: dict[str, Example] = {
+    "digits": {
+        "summary": "What the first tenth of a dataset says of all of it",
+        "value": {"dataset": DATASET_ID, "benchmark": "digits", "shares": [0.01, 0.05, 0.1], "repeats": 3},
     }
 }
 PREVIEWS: dict[str, Example] = {

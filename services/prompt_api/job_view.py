@@ -7,14 +7,31 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from shared.experiments import ExperimentSpec
+from shared.probes import ProbeSpec
 from shared.prompts import PromptSpec
-from shared.specs import DatasetSpec, EvaluationSpec, Recipe, TrainingSpec
+from shared.specs import (
+    TRAINED_SPEC,
+    DatasetSpec,
+    EvaluationRequest,
+    EvaluationSpec,
+    ImportedSpec,
+    Recipe,
+    TrainedSpec,
+    name_sources,
+)
 from shared.tables import TERMINAL, DatasetClass, Event, Job, JsonObject
 
 from .schemas import ClassCounts, Cost, Counts, ImagesRange, JobError, JobView
 
 RATE_EVENTS = 20
-RESOURCES = {"dataset": "datasets", "training": "trainings", "evaluation": "evaluations"}
+RESOURCES = {
+    "dataset": "datasets",
+    "training": "trainings",
+    "evaluation": "evaluations",
+    "experiment": "experiments",
+    "probe": "probes",
+}
 PROMPT_WORDS = {
     "name": "class name prompts",
     "hypernym": "class name and parent class prompts",
@@ -97,12 +114,45 @@ def prompt_words(prompt: PromptSpec) -> str:
 
 def describe(job: Job) -> str:
     if job.kind == "training":
-        training = TrainingSpec.model_validate(job.spec).request
-        source = training.real or ", ".join(training.datasets)
-        amount = f"{training.steps} steps" if training.steps else f"{training.epochs or 'the default'} epochs"
-        return f"{training.architecture} for {amount} on {source}"
-    evaluation = EvaluationSpec.model_validate(job.spec).request
-    return f"{evaluation.training} tested on {', '.join(evaluation.benchmarks)}"
+        return describe_training(TRAINED_SPEC.validate_python(job.spec))
+    if job.kind == "experiment":
+        return describe_experiment(ExperimentSpec.model_validate(job.spec))
+    if job.kind == "probe":
+        return describe_probe(ProbeSpec.model_validate(job.spec))
+    return describe_evaluation(EvaluationSpec.model_validate(job.spec).request)
+
+
+def describe_training(spec: TrainedSpec) -> str:
+    if isinstance(spec, ImportedSpec):
+        return f"{spec.architecture} trained elsewhere, imported as {spec.imported}"
+    training = spec.request
+    amount = f"{training.steps} steps" if training.steps else f"{training.epochs or 'the default'} epochs"
+    return f"{training.architecture} for {amount} on {name_sources(training.datasets, training.real, training.shares)}"
+
+
+def describe_evaluation(request: EvaluationRequest) -> str:
+    tested = request.benchmarks + request.transfer
+    uses = [f"tested on {', '.join(tested)}"] if tested else []
+    if request.distances:
+        pairs = ", ".join(f"{each.dataset} with {each.real}" for each in request.distances)
+        uses.append(f"used to compare {pairs}")
+    return f"{request.training} {' and '.join(uses)}"
+
+
+def describe_probe(spec: ProbeSpec) -> str:
+    asked = spec.request
+    shares = ", ".join(f"{100 * share:g} %" for share in sorted(asked.shares))
+    return f"{asked.dataset} probed with {shares} of its {counted(spec.images, 'image')} on {asked.benchmark}"
+
+
+def describe_experiment(spec: ExperimentSpec) -> str:
+    images = f"{counted(len(spec.datasets), 'dataset')} and {counted(len(spec.request.real), 'real set')}"
+    tested = f"{counted(len(spec.arms), 'training')} tested on {', '.join(spec.request.benchmarks)}"
+    return f"{spec.request.name}: {images}, {tested}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def count_classes(session: Session, job: Job, spec: DatasetFacts) -> ClassCounts:

@@ -5,25 +5,24 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from shared import lifecycle
 from shared.errors import NotFound
+from shared.job_leases import TIME_PART
 from shared.tables import TERMINAL, DatasetClass, Job
 
 from .dependencies import Cursor, PageSize, RequestKey, ServerDatabase, ServerSettings, TeamId
 from .examples import JOBS
+from .experiment_parts import cancel_parts, retry_experiment, wanted_by_retry
 from .idempotency import ACCEPTED, RETRY_AFTER_SECONDS, Asking, accept_once
 from .job_view import view_job
-from .limits import wanted_again
 from .new_jobs import add_retry
 from .problems import documented
 from .schemas import ClassProgress, ClassProgressPage, JobKind, JobPage, JobState, JobView
 
 router = APIRouter(tags=["jobs"])
-# The kind's two letters and a dash come before the time-sortable part of an id.
-TIME_PART = func.substr(Job.id, 4)
 SHOWN: Mapping[int | str, dict[str, object]] = {200: {"content": {"application/json": {"examples": JOBS}}}}
 UNCHANGED: Mapping[int | str, dict[str, object]] = {304: {"description": "Nothing has changed since your ETag."}}
 
@@ -132,11 +131,13 @@ def first_name(row: DatasetClass) -> str:
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=documented(404, 409))
 def cancel_job(job_id: str, database: ServerDatabase, team: TeamId) -> JobView:
-    """Stop a job within a batch; what it has finished stays."""
+    """Stop a job within a batch, an experiment with all its jobs; what is finished stays."""
     with database.write() as session:
         job = find_job(session, job_id, team)
         session.refresh(job, with_for_update=True)
         lifecycle.request_cancel(session, job)
+        if job.kind == "experiment":
+            cancel_parts(session, job)
         session.refresh(job)
         return view_job(session, job)
 
@@ -150,8 +151,12 @@ def cancel_job(job_id: str, database: ServerDatabase, team: TeamId) -> JobView:
 def retry_job(
     job_id: str, settings: ServerSettings, database: ServerDatabase, team: TeamId, key: RequestKey
 ) -> JSONResponse:
-    """Ask for the same work again, as a new job; images that exist are reused."""
+    """Ask for the same work again, as a new job; images that exist are reused, and so are an experiment's results."""
     with database.read() as session:
-        wanted = wanted_again(find_job(session, job_id, team), settings)
+        wanted = wanted_by_retry(session, find_job(session, job_id, team), settings)
     asking = Asking(team, "POST /jobs/retry", key, {"job": job_id}, wanted, retry_of=job_id)
-    return accept_once(database, settings, asking, lambda session: add_retry(session, session.get_one(Job, job_id)))
+    return accept_once(database, settings, asking, lambda session: make_again(session, session.get_one(Job, job_id)))
+
+
+def make_again(session: Session, old: Job) -> Job:
+    return retry_experiment(session, old) if old.kind == "experiment" else add_retry(session, old)

@@ -27,10 +27,11 @@ class TooManyLiveJobs(LimitReached):
 
 
 class Wanted(NamedTuple):
-    """What a job asks room for; nothing but itself where it is no dataset."""
+    """What is asked room for: `images` in the largest dataset, and so many `jobs` at once."""
 
     images: int = 0
     stored_bytes: int = 0
+    jobs: int = 1
 
 
 def wanted_by(plan: Plan) -> Wanted:
@@ -70,20 +71,33 @@ def refuse_beyond(session: Session, team: Team, wanted: Wanted, settings: Settin
             f"the dataset has {wanted.images:,} images, team {team.name!r} may ask for {team.max_images:,} in one; "
             f"ask for fewer, or {RAISE} {team.name} --max-images`"
         )
-    if team.max_live_jobs is not None and (live := count_live_jobs(session, team.id)) >= team.max_live_jobs:
-        raise TooManyLiveJobs(
-            f"team {team.name!r} has {live:,} jobs that have not ended, of {team.max_live_jobs:,} it may have; wait "
-            f"for one to end or cancel one, or {RAISE} {team.name} --max-live-jobs`"
-        )
+    if team.max_live_jobs is not None:
+        refuse_jobs(session, team, team.max_live_jobs, wanted.jobs)
     if team.max_stored_bytes is not None and wanted.stored_bytes:
         refuse_bytes(session, team, team.max_stored_bytes, wanted.stored_bytes, settings)
+
+
+def refuse_jobs(session: Session, team: Team, most: int, wanted: int) -> None:
+    live = count_live_jobs(session, team.id)
+    if wanted > max(most, 1):
+        # Waiting would not help, so it is no 429.
+        raise LimitReached(
+            f"the experiment has {wanted:,} jobs, team {team.name!r} may have {most:,} that have not ended; "
+            f"ask for fewer, or {RAISE} {team.name} --max-live-jobs`"
+        )
+    if live + wanted > most:
+        more = "" if wanted == 1 else f", and the experiment has {wanted:,} more"
+        raise TooManyLiveJobs(
+            f"team {team.name!r} has {live:,} jobs that have not ended, of {most:,} it may have{more}; wait "
+            f"for one to end or cancel one, or {RAISE} {team.name} --max-live-jobs`"
+        )
 
 
 def refuse_bytes(session: Session, team: Team, most: int, wanted: int, settings: Settings) -> None:
     stored, promised = sum_stored_bytes(session, team.id), promised_bytes(session, team.id, settings)
     if stored + promised + wanted > most:
         raise LimitReached(
-            f"the dataset would take about {wanted:,} bytes; team {team.name!r} has {stored:,} stored and about "
+            f"the images would take about {wanted:,} bytes; team {team.name!r} has {stored:,} stored and about "
             f"{promised:,} under way, of {most:,} it may have; ask for less, or {RAISE} {team.name} --max-stored-bytes`"
         )
 

@@ -17,7 +17,8 @@ from shared.tables import TERMINAL, DatasetClass, Job, JobParent, JsonObject
 
 VERSION = version("synthclone")
 RETRIABLE = ("failed", "cancelled", "partial")
-PARENT_FIELDS = {"training": ("dataset", "datasets"), "evaluation": ("training", "training")}
+# Where a request names a parent; elsewhere in a list of ids, at the parent's position.
+POINTERS = {"training": "/training", "dataset": "/dataset", "distances": "/distances/{}/dataset"}
 COPIED = ("position", "class_id", "class_key", "text", "total")
 
 
@@ -60,16 +61,19 @@ def usable_parents(session: Session, ids: Sequence[str], *, kind: str, team: str
     # PostgreSQL refuses a question with a NUL in it.
     asked = [parent_id for parent_id in ids if parent_id.isprintable()]
     found = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(asked), Job.team_id == team))}
-    parents = []
-    for position, parent_id in enumerate(ids):
-        job = found.get(parent_id)
-        pointer = f"/{field}" if field == "training" else f"/{field}/{position}"
-        if job is None or job.kind != kind:
-            raise Rejected(f"there is no {kind} {parent_id!r}; see GET /jobs?kind={kind}", pointer=pointer)
-        if job.state in ("failed", "cancelled"):
-            raise Rejected(f"{kind} {parent_id} {ended(job.state)}; POST /jobs/{parent_id}/retry", pointer=pointer)
-        parents.append(job)
-    return parents
+    place = POINTERS.get(field, f"/{field}/{{}}")
+    return [
+        usable(found.get(parent_id), parent_id, kind=kind, pointer=place.format(position))
+        for position, parent_id in enumerate(ids)
+    ]
+
+
+def usable(job: Job | None, parent_id: str, *, kind: str, pointer: str | None = None) -> Job:
+    if job is None or job.kind != kind:
+        raise Rejected(f"there is no {kind} {parent_id!r}; see GET /jobs?kind={kind}", pointer=pointer)
+    if job.state in ("failed", "cancelled"):
+        raise Rejected(f"{kind} {parent_id} {ended(job.state)}; POST /jobs/{parent_id}/retry", pointer=pointer)
+    return job
 
 
 def ended(state: str) -> str:
@@ -97,11 +101,9 @@ def add_retry(session: Session, old: Job) -> Job:
 
 
 def parents_of(session: Session, old: Job) -> list[Job]:
-    if old.kind not in PARENT_FIELDS:
-        return []
-    kind, field = PARENT_FIELDS[old.kind]
-    ids = session.scalars(select(JobParent.parent_id).where(JobParent.job_id == old.id)).all()
-    return usable_parents(session, ids, kind=kind, team=old.team_id, field=field)
+    """Of whatever kinds they are; raises Rejected for one that ended badly."""
+    query = select(Job).join(JobParent, JobParent.parent_id == Job.id).where(JobParent.job_id == old.id)
+    return [usable(job, job.id, kind=job.kind) for job in session.scalars(query.order_by(Job.id))]
 
 
 def copy_limits(session: Session, old: Job, new: Job) -> None:

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from shared.specs import DatasetRequest, DatasetSpec, EvaluationSpec, SchedulerName, TrainingSpec
+from shared.probes import ProbeSpec
+from shared.specs import DatasetRequest, DatasetSpec, EvaluationSpec, SchedulerName, TrainedSpec
 
-JobKind = Literal["dataset", "training", "evaluation"]
+JobKind = Literal["dataset", "training", "evaluation", "experiment", "probe"]
 JobState = Literal["waiting", "queued", "running", "succeeded", "partial", "failed", "cancelled"]
 JsonView = dict[str, JsonValue]
 JobId = Annotated[str, Field(examples=["ds-01k9zt2v6m8q4r5s7w9x0y1a2b"])]
@@ -18,7 +19,8 @@ class View(BaseModel):
 
 
 class Counts(View):
-    """Images of a dataset, steps of a training, benchmarks of an evaluation."""
+    """Images of a dataset, steps of a training, benchmarks of an evaluation, evaluations of an experiment, networks of
+    a probe."""
 
     total: int = Field(description="0 while it is not known yet.")
     done: int
@@ -166,7 +168,7 @@ class SamplePage(View):
 
 class TrainingView(View):
     job: JobView
-    spec: TrainingSpec
+    spec: TrainedSpec
     result: JsonView | None
     links: dict[str, str]
 
@@ -185,6 +187,14 @@ class MetricPage(View):
 class EvaluationView(View):
     job: JobView
     spec: EvaluationSpec
+    files: list[str] = Field(description="Names below /evaluations/{id}/files/, once the report is there.")
+    result: JsonView | None
+    links: dict[str, str]
+
+
+class ProbeView(View):
+    job: JobView
+    spec: ProbeSpec
     result: JsonView | None
     links: dict[str, str]
 
@@ -267,3 +277,19 @@ class CheckView(View):
 class ReadyView(View):
     status: Literal["ready", "not ready"]
     checks: dict[str, CheckView]
+
+
+class RealSetView(View):
+    """Of a transfer set `images` are those that classifiers are fitted on, `test_images` those they are tested on."""
+
+    name: str
+    role: Literal["train", "test", "transfer"] = Field(description="The one thing that requests may use it for.")
+    kind: str | None = Field(description="The published set it is a copy of.")
+    classes: int
+    images: int
+    test_images: int | None
+    built_in: bool = Field(description="It comes with the service; the others were registered by its operator.")
+
+
+class RealSetDetail(RealSetView):
+    class_ids: list[str] = Field(description="In label order.")

@@ -32,6 +32,7 @@ def guard(headers: MutableHeaders) -> None:
     for name, value in HEADERS.items():
         headers[name] = value
     is_page = headers.get("content-type", "").startswith("text/html")
-    headers["Content-Security-Policy"] = PAGE_POLICY if is_page else DATA_POLICY
+    # A report brings a narrower one of its own.
+    headers.setdefault("Content-Security-Policy", PAGE_POLICY if is_page else DATA_POLICY)
     # Answers hold a team's data and links that work without a key. One with an ETag may be kept, but is asked about.
     headers.setdefault("Cache-Control", "private, no-cache" if "etag" in headers else "no-store")

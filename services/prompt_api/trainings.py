@@ -1,6 +1,5 @@
 """`/trainings`: train a network on datasets, or on registered real images."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -12,8 +11,9 @@ from sqlalchemy.orm import Session
 from shared.errors import Rejected
 from shared.lexicon import Lexicon, load_lexicon
 from shared.realsets import training_set
+from shared.recipes import check_architecture_name
 from shared.settings import Settings
-from shared.specs import TrainingRequest, TrainingSpec
+from shared.specs import TRAINED_SPEC, TrainingRequest, TrainingSpec
 from shared.tables import DatasetClass, Job, Metric
 
 from .dependencies import Cursor, JsonBody, PageSize, RequestKey, ServerDatabase, ServerSettings, TeamId
@@ -26,7 +26,6 @@ from .problems import documented
 from .schemas import JobPage, JobState, MetricPage, MetricPoint, TrainingView
 
 router = APIRouter(tags=["trainings"])
-ARCHITECTURE = re.compile(r"[a-zA-Z0-9_.]+")
 
 
 class Classes(NamedTuple):
@@ -56,13 +55,25 @@ def create_training(
 
 
 def insert_training(session: Session, request: TrainingRequest, settings: Settings, team: str) -> Job:
-    check_architecture(request.architecture)
+    check_architecture_name(request.architecture)
     parents = usable_parents(session, request.datasets, kind="dataset", team=team, field="datasets")
-    if request.real is None:
-        classes = common_classes(session, parents)
-    else:
-        classes = real_classes(request.real, load_lexicon(settings.lexicon_path))
-    spec = TrainingSpec(request=request, class_ids=classes.ids, class_names=classes.names, version=VERSION)
+    known = real_classes(session, request.real, load_lexicon(settings.lexicon_path)) if request.real else None
+    drawn = common_classes(session, parents) if parents else None
+    if known and drawn and set(known.ids) != set(drawn.ids):
+        raise Rejected(
+            f"{request.real} has other classes than {parents[0].id} ({difference(known.ids, drawn.ids)}); "
+            "mix sets of the same classes",
+            pointer="/real",
+        )
+    classes = drawn or known
+    assert classes is not None, "the request was checked to have a source"
+    spec = TrainingSpec(
+        request=request,
+        recipe=request.resolved_recipe(),
+        class_ids=classes.ids,
+        class_names=classes.names,
+        version=VERSION,
+    )
     return add_job(
         session,
         kind="training",
@@ -74,14 +85,10 @@ def insert_training(session: Session, request: TrainingRequest, settings: Settin
     )
 
 
-def check_architecture(name: str) -> None:
-    if not ARCHITECTURE.fullmatch(name):
-        raise Rejected(f"architecture {name!r} is no timm name such as resnet50", pointer="/architecture")
-
-
-def real_classes(name: str, lexicon: Lexicon) -> Classes:
-    ids = training_set(name).class_ids
-    return Classes(ids, tuple(lexicon.entry(wnid).names[0] for wnid in ids))
+def real_classes(session: Session, name: str, lexicon: Lexicon) -> Classes:
+    """A set's own class names where they are no WordNet ids."""
+    ids = training_set(session, name).class_ids
+    return Classes(ids, tuple(lexicon.entry(each).names[0] if each in lexicon else each for each in ids))
 
 
 def common_classes(session: Session, datasets: Sequence[Job]) -> Classes:
@@ -125,7 +132,7 @@ def get_training(training_id: str, database: ServerDatabase, team: TeamId) -> Tr
         job = find_job(session, training_id, team, kind="training")
         links = {"job": f"/jobs/{job.id}", "metrics": f"/trainings/{job.id}/metrics"}
         return TrainingView(
-            job=view_job(session, job), spec=TrainingSpec.model_validate(job.spec), result=job.result, links=links
+            job=view_job(session, job), spec=TRAINED_SPEC.validate_python(job.spec), result=job.result, links=links
         )
 
 

@@ -29,7 +29,8 @@ ADDED = {
 
 
 class KindUsage(View):
-    """Of the jobs of one kind; `done` counts images of datasets, steps of trainings, benchmarks of evaluations."""
+    """Of the jobs of one kind; `done` counts images, steps of trainings, benchmarks, evaluations of experiments or
+    networks of probes."""
 
     jobs: int
     done: int
@@ -58,6 +59,8 @@ class UsageView(View):
     dataset: KindUsage
     training: KindUsage
     evaluation: KindUsage
+    experiment: KindUsage
+    probe: KindUsage
     limits: Limits
     weight: int = Field(description="The team's share of the workers, relative to other teams' weights.")
 

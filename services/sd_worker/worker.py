@@ -49,10 +49,10 @@ class Generator(Protocol):
 MakeGenerator = Callable[[Path, torch.device], Generator]
 
 
-def load_pipeline(folder: Path, device: torch.device) -> Generator:
-    from . import pipeline  # diffusers takes seconds to import, and not every worker draws with it
+def load_generator(folder: Path, device: torch.device) -> Generator:
+    from . import generators  # diffusers takes seconds to import, and not every worker draws with it
 
-    return pipeline.Generator(folder, device)
+    return generators.load_generator(folder, device)
 
 
 def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -70,7 +70,7 @@ def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
 class ShardWorker:
     """The generating worker's state between batches: shards in hand, slots to draw, uploads under way."""
 
-    def __init__(self, settings: Settings, *, make_generator: MakeGenerator = load_pipeline) -> None:
+    def __init__(self, settings: Settings, *, make_generator: MakeGenerator = load_generator) -> None:
         self.settings = settings
         self._make_generator = make_generator
         self.database = open_database(settings.sqlalchemy_url)

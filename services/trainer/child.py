@@ -19,10 +19,10 @@ CHECKPOINT_SECONDS = 60.0
 ENDING_FILE = "ending.json"
 
 
-def run_child(lease: JobLease, stop_events: Sequence[threading.Event]) -> Ending:
-    """Run one training until it ends by itself or any event asks it to."""
+def run_child(lease: JobLease, stop_events: Sequence[threading.Event], *, module: str) -> Ending:
+    """Run one training or probe until it ends by itself or any event asks it to."""
     with tempfile.TemporaryDirectory(prefix=f"{lease.job_id}-") as folder:
-        command = [sys.executable, "-m", "services.trainer.launch", lease.job_id, str(lease.fence), folder]
+        command = [sys.executable, "-m", module, lease.job_id, str(lease.fence), folder]
         # A session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the child in order.
         child = subprocess.Popen(command, start_new_session=True)
         is_stopped = was_stopped(child, stop_events)

@@ -14,15 +14,15 @@ from shared.tables import JsonObject
 
 from .batches import Stream
 from .journal import Journal
-from .learner import Learner
+from .learner import Learner, trained_network
 
 
 def store_encoder(
     store: ObjectStore, lease: JobLease, card: EncoderCard, *, learner: Learner, journal: Journal
 ) -> JsonObject:
-    """Put the three objects under names of this lease's own; returns their keys and the weights' sha256."""
+    """Put the three objects under names of this lease's own; returns these and the sha256 of weights and curves."""
     folder, fence = f"trainings/{lease.job_id}", lease.fence
-    state = learner.network.state_dict()
+    state = trained_network(learner).state_dict()
     weights = save({name: value.cpu().contiguous() for name, value in state.items()})
     keys = {
         "encoder_key": f"{folder}/encoder-{fence}.safetensors",
@@ -31,8 +31,10 @@ def store_encoder(
     }
     store.put(keys["encoder_key"], weights)
     store.put(keys["card_key"], card.model_dump_json(indent=2).encode())
-    store.put(keys["metrics_key"], journal.metrics_lines())
-    return {**keys, "encoder_sha256": hashlib.sha256(weights).hexdigest()}
+    lines = journal.metrics_lines()
+    store.put(keys["metrics_key"], lines)
+    hashes = {"encoder_sha256": weights, "metrics_sha256": lines}
+    return {**keys, **{name: hashlib.sha256(data).hexdigest() for name, data in hashes.items()}}
 
 
 def make_card(

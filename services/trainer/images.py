@@ -1,20 +1,12 @@
 """Training images by index: in memory where they fit, else read one by one from the cached shards."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
-
-from shared.vision.images import decode
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from shared.errors import Rejected
-from shared.shards import HEAD_BYTES, read_index
-
-from .manifest import ManifestShard
 
 MEMORY_BYTES = 1_000_000_000
 
@@ -36,35 +28,24 @@ class MemoryImages(NamedTuple):
         return self.images[index]
 
 
-class ShardImages(NamedTuple):
-    """Arrays instead of a tuple per image: they hold millions of rows and are shared with data loader processes."""
+class JoinedImages(NamedTuple):
+    """Several sets as one, in their order."""
 
     labels: npt.NDArray[np.int64]
-    files: Sequence[Path]
-    places: npt.NDArray[np.int64]  # (N, 3): file number, offset and length of the JPEG in bytes
+    sets: tuple[TrainingImages, ...]
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sets: tuple[TrainingImages, ...]) -> "JoinedImages":
+        starts = np.cumsum([0] + [len(each.labels) for each in sets])
+        return cls(np.concatenate([each.labels for each in sets]), sets, starts)
 
     def image(self, index: int) -> Tensor:
-        number, offset, length = (int(value) for value in self.places[index])
-        with self.files[number].open("rb") as file:
-            file.seek(offset)
-            return decode(file.read(length))
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.sets[number].image(index - int(self.starts[number]))
 
 
-def index_shards(files: Sequence[Path], shards: Sequence[ManifestShard], label_of: dict[str, int]) -> ShardImages:
-    """The slots that the dataset takes of each shard, in the order given."""
-    rows, labels = [], []
-    for number, (file, shard) in enumerate(zip(files, shards, strict=True)):
-        with file.open("rb") as opened:
-            places = read_index(opened.read(HEAD_BYTES))
-        taken = [place for slot, place in places.items() if slot < shard.start + shard.take]
-        rows += [(number, place.jpeg_offset, place.jpeg_bytes) for place in taken]
-        labels += [label_of[shard.class_id]] * len(taken)
-    if not rows:
-        raise Rejected("the datasets have no accepted image; train on a dataset that succeeded")
-    return ShardImages(np.array(labels, dtype=np.int64), files, np.array(rows, dtype=np.int64))
-
-
-def in_memory(source: ShardImages) -> TrainingImages:
+def in_memory(source: TrainingImages) -> TrainingImages:
     """Decoded once when all images together stay small, as judged by the first."""
     count = len(source.labels)
     if source.image(0).numel() * count > MEMORY_BYTES:

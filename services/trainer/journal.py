@@ -21,8 +21,11 @@ from shared.patience import insist
 from shared.storage import ObjectStore, get_verified
 from shared.tables import JsonObject, Metric
 
+from .mirror import Mirror
+
 logger = logging.getLogger(__name__)
 KEPT_CHECKPOINTS = 2
+CHECKPOINT_FIELDS = ("key", "sha256", "step", "seconds")
 # Other ranks wait for the first one meanwhile, and NCCL gives up after ten minutes.
 WAIT_SECONDS = 300.0
 Result = TypeVar("Result")
@@ -42,9 +45,19 @@ class Journal:
     A store or database that is away halts the training, which then goes on; `stop` ends the waiting.
     """
 
-    def __init__(self, database: Database, store: ObjectStore, lease: JobLease, *, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        lease: JobLease,
+        *,
+        basis: JsonObject,
+        stop: threading.Event,
+        mirror: Mirror | None = None,
+    ) -> None:
         self._database, self._store, self._lease, self._stop = database, store, lease, stop
-        self._checkpoints: list[str] = []
+        self._basis, self._mirror = basis, mirror
+        self._checkpoints: list[JsonObject] = []
         self._started, self._seconds_before = time.monotonic(), 0.0
 
     @property
@@ -56,6 +69,8 @@ class Journal:
 
     def write_progress(self, *, done: int, total: int, values: Mapping[str, float]) -> None:
         self.patiently(partial(self._write_progress, done, total, values))
+        if self._mirror is not None:
+            self._mirror.add(done, values)
 
     def _write_progress(self, done: int, total: int, values: Mapping[str, float]) -> None:
         with self._database.write() as session:
@@ -68,12 +83,18 @@ class Journal:
         data = save(dict(tensors))
         key = f"trainings/{self._lease.job_id}/checkpoints/{step:08d}-{self._lease.fence}.safetensors"
         self.patiently(partial(self._store.put, key, data))
-        row: JsonObject = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "step": step}
-        self.patiently(partial(self._commit_checkpoint, row | {"seconds": round(self.seconds, 1)}))
+        row: JsonObject = {
+            "key": key,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "step": step,
+            "seconds": round(self.seconds, 1),
+        }
+        before = self._checkpoints[-1] if self._checkpoints else None
+        self.patiently(partial(self._commit_checkpoint, row | {"before": before, "basis": self._basis}))
         logger.info("checkpoint stored", extra={"job_id": self._lease.job_id, "step": step, "bytes": len(data)})
-        self._checkpoints.append(key)
+        self._checkpoints.append(row)
         while len(self._checkpoints) > KEPT_CHECKPOINTS:
-            self._forget(self._checkpoints.pop(0))
+            self._forget(str(self._checkpoints.pop(0)["key"]))
 
     def _commit_checkpoint(self, row: JsonObject) -> None:
         with self._database.write() as session:
@@ -86,16 +107,26 @@ class Journal:
             logger.warning("old checkpoint left to the sweep", extra={"key": key, "reason": problem.detail})
 
     def read_checkpoint(self, row: JsonObject) -> Checkpoint | None:
-        """None when it is lost or damaged: the training then starts again and reaches the same weights."""
+        """The one before where the last is lost or damaged; None when that is too: the training then starts again and
+        reaches the same weights."""
+        before = row.get("before")
+        rows = [{name: row[name] for name in CHECKPOINT_FIELDS}, *([before] if isinstance(before, dict) else [])]
+        for place, known in enumerate(rows):
+            tensors = self._read_tensors(known)
+            if tensors is not None:
+                self._checkpoints = rows[place:][::-1]
+                self._seconds_before = float(str(known["seconds"]))
+                return Checkpoint(int(str(known["step"])), self._seconds_before, tensors)
+        return None
+
+    def _read_tensors(self, row: JsonObject) -> Mapping[str, Tensor] | None:
         key = str(row["key"])
         try:
-            tensors = load(get_verified(self._store, key, str(row["sha256"])))
+            tensors: Mapping[str, Tensor] = load(get_verified(self._store, key, str(row["sha256"])))
         except (CorruptObject, NotFound, SafetensorError) as error:
             logger.error("checkpoint unusable", extra={"key": key, "reason": str(error)})
             return None
-        self._checkpoints.append(key)
-        self._seconds_before = float(str(row["seconds"]))
-        return Checkpoint(int(str(row["step"])), self._seconds_before, tensors)
+        return tensors
 
     def metrics_lines(self) -> bytes:
         """The curves so far as JSON lines, one step a line."""

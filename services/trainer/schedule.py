@@ -3,13 +3,12 @@
 import math
 from typing import NamedTuple
 
-FINAL_RATE = 1e-6
-
 
 class Schedule(NamedTuple):
     """Linear warm-up from zero, then half a cosine (Loshchilov and Hutter 2017, without restarts)."""
 
     peak: float
+    final: float
     warmup_steps: int
     steps: int
 
@@ -18,4 +17,4 @@ class Schedule(NamedTuple):
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         passed = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return FINAL_RATE + (self.peak - FINAL_RATE) * (1 + math.cos(math.pi * passed)) / 2
+        return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * passed)) / 2

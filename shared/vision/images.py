@@ -1,6 +1,7 @@
 """Images as networks take them: square, normalised as all timm networks expect by default."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ def decode(data: bytes) -> Tensor:
         raise CorruptObject(f"an image of {len(data)} bytes cannot be decoded: {error}") from error
 
 
-def normalised(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 to float32 with ImageNet's mean and deviation."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+def normalised(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """(N, 3, H, W) uint8 to float32."""
+    means = torch.tensor(mean, device=images.device).view(3, 1, 1)
+    deviations = torch.tensor(std, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - means) / deviations
 
 
 def squared(image: Tensor, size: int) -> Tensor:

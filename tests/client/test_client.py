@@ -155,6 +155,14 @@ def test_preview_shows_the_prompts_of_the_first_slots(client: Client) -> None:
     assert preview.classes == 10
 
 
+def test_real_sets_tell_what_they_may_be_used_for(client: Client) -> None:
+    assert {known.name: (known.role, known.images) for known in client.testsets.list()} == {
+        "digits-train": ("train", 1257),
+        "digits": ("test", 540),
+    }
+    assert len(client.testsets.get("digits").class_ids) == 10
+
+
 def test_class_lists_tell_their_sizes(client: Client) -> None:
     assert {known.name: known.classes for known in client.class_lists()} == {"in1k": 1000, "in100": 100, "digits": 10}
 

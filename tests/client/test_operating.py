@@ -150,6 +150,8 @@ def test_usage_is_shown_by_kind_with_the_limits(operate: Operate, url: str) -> N
         ["dataset", "1", "0"],
         ["training", "0", "0"],
         ["evaluation", "0", "0"],
+        ["experiment", "0", "0"],
+        ["probe", "0", "0"],
     ]
     assert "live jobs 1 of 5" in shown.stderr
     old = json.loads(

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not has_radosgw(), reason="Ceph's radosgw is not installed"),
 ]
 POLICIES = sorted((PROJECT_ROOT / "deploy/policies").glob("*.json"))
-AREAS = ("images", "datasets", "trainings", "evaluations", "sweeps", "others")
+AREAS = ("images", "datasets", "trainings", "evaluations", "experiments", "probes", "sweeps", "real", "others")
 
 
 class Server(NamedTuple):
@@ -63,15 +63,15 @@ def owner(server: Server) -> ObjectStore:
 
 
 MAY = {
-    "api": {"get": "images datasets evaluations"},
+    "api": {"get": "images datasets evaluations experiments probes"},
     "dispatcher": {
         "get": "images datasets sweeps",
         "put": "datasets sweeps",
-        "delete": "images datasets trainings evaluations sweeps",
+        "delete": "images datasets trainings evaluations experiments probes sweeps",
     },
     "worker": {"get": "images", "put": "images", "delete": "images"},
-    "trainer": {"get": "images datasets trainings", "put": "trainings", "delete": "trainings"},
-    "evaluator": {"get": "trainings evaluations", "put": "evaluations"},
+    "trainer": {"get": "images datasets trainings real", "put": "trainings probes", "delete": "trainings"},
+    "evaluator": {"get": "images datasets trainings evaluations real", "put": "evaluations experiments"},
 }
 
 

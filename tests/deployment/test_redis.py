@@ -15,8 +15,8 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from shared.queue import KINDS, broker_answers, celery_app, ring
 from shared.settings import PROJECT_ROOT, Settings
+from tests.addresses import free_port
 from tests.processes import Processes, wait_until
-from tests.s3_servers import free_port
 
 pytestmark = [
     pytest.mark.redis,

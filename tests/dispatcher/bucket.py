@@ -16,7 +16,13 @@ from tests.rows import RECIPE, add_dataset
 
 OLD_SECONDS = 1000.0
 STATES = ("waiting", "queued", "running", *TERMINAL)
-KINDS = {"dataset": "datasets", "training": "trainings", "evaluation": "evaluations"}
+KINDS = {
+    "dataset": "datasets",
+    "training": "trainings",
+    "evaluation": "evaluations",
+    "experiment": "experiments",
+    "probe": "probes",
+}
 
 
 class Planned(NamedTuple):
@@ -84,8 +90,13 @@ def random_keys(job: Job, chance: random.Random) -> list[str]:
     folder = f"{KINDS[job.kind]}/{job.id}"
     if job.kind == "dataset":
         return [f"{folder}/manifest-{chance.randbytes(8).hex()}.json" for _ in range(3)]
-    if job.kind == "evaluation":
+    if job.kind == "probe":
         return [f"{folder}/report-{fence}.json" for fence in (1, 2)]
+    if job.kind == "experiment":
+        return [f"{folder}/{name.format(fence)}" for name in ("report-{}.html", "prompts-{}.svg") for fence in (1, 2)]
+    if job.kind == "evaluation":
+        names = ("report-{}.json", "report-{}.html", "bars-{}.svg")
+        return [f"{folder}/{name.format(fence)}" for name in names for fence in (1, 2)]
     checkpoints = [f"{folder}/checkpoints/{step:08d}-{fence}.safetensors" for step in (10, 20) for fence in (1, 2)]
     ends = ("encoder-{}.safetensors", "encoder-{}.json", "metrics-{}.jsonl")
     return checkpoints + [f"{folder}/{end.format(fence)}" for end in ends for fence in (1, 2)]
@@ -101,7 +112,7 @@ def without_rows(chance: random.Random) -> Iterator[Planned]:
     yield Planned(f"images/{'0' * 64}/a-text/00000000-00000128-1.tar", is_kept=False)
     yield Planned(f"images/{RECIPE.digest}/c0-text/00099840-00099968-{chance.randint(1, 9)}.tar", is_kept=False)
     for kind, folder in KINDS.items():
-        name = {"dataset": "manifest-0123.json", "training": "encoder-1.json", "evaluation": "report-1.json"}[kind]
+        name = {"dataset": "manifest-0123.json", "training": "encoder-1.json"}.get(kind, "report-1.json")
         yield Planned(f"{folder}/{job_id(kind)}/{name}", is_kept=False)
         yield Planned(f"{folder}/real/{name}", is_kept=True)
         yield Planned(f"{folder}/{job_id(kind)}/thumbnails.bin", is_kept=True)
@@ -109,3 +120,4 @@ def without_rows(chance: random.Random) -> Iterator[Planned]:
     yield Planned("sweeps/clock-0123456789abcdef", is_kept=False)
     yield Planned("images/readme.txt", is_kept=True)
     yield Planned("backup/images/anything.tar", is_kept=True)
+    yield Planned("real/imagenet-val/0000.tar", is_kept=True)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.s3_servers import free_port
+from tests.addresses import free_port
 
 # Nothing listens there: that changes only how the ring ends.
 FIRST_RING = """

@@ -40,6 +40,14 @@ def test_each_idle_worker_of_the_kind_is_rung_once(database: Database) -> None:
     assert rings(database) == []
 
 
+def test_an_experiment_that_can_be_reported_rings_an_evaluator(database: Database) -> None:
+    with database.write() as session:
+        add_job(session, "experiment")
+    worker(database)
+    worker(database, "evaluate")
+    assert rings(database) == ["evaluate"]
+
+
 def test_an_unanswered_bell_rings_again(database: Database) -> None:
     with database.write() as session:
         add_job(session, "training")

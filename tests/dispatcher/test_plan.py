@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -5,8 +8,9 @@ from sqlalchemy import select
 from services.dispatcher.plan import plan_job, rest_unwanted
 from shared import leases
 from shared.database import Database
-from shared.schema import upgrade
+from shared.schema import create_default_team, upgrade
 from shared.tables import DatasetClass, DatasetShard, Job, Shard
+from tests.conftest import empty
 from tests.rows import add_dataset, claim, end, plan_all, stored
 
 
@@ -102,11 +106,23 @@ def test_a_failed_shard_that_another_dataset_revives_counts_once_in_the_first(da
     assert (job.done, job.failed) == (128, 0)
 
 
-@settings(deadline=None, max_examples=25)
-@given(amounts=st.lists(st.integers(1, 700), min_size=1, max_size=5), slots=st.integers(1, 200))
-def test_tiles_never_gap_or_overlap_and_each_dataset_takes_what_it_asked(amounts: list[int], slots: int) -> None:
+@pytest.fixture(scope="module")
+def migrated() -> Iterator[Database]:
+    """Emptied for each example, since a migration takes longer than the rest of it."""
     database = Database("sqlite://")
     upgrade(database)
+    yield database
+    database.engine.dispose()
+
+
+@settings(deadline=None, max_examples=25)
+@given(amounts=st.lists(st.integers(1, 700), min_size=1, max_size=5), slots=st.integers(1, 200))
+def test_tiles_never_gap_or_overlap_and_each_dataset_takes_what_it_asked(
+    migrated: Database, amounts: list[int], slots: int
+) -> None:
+    database = migrated
+    empty(database)
+    create_default_team(database)
     jobs = [(dataset(database, a=amount), amount) for amount in amounts]
     for job_id, _ in jobs:
         plan_all(database, job_id, shard_slots=slots, window=7_000)

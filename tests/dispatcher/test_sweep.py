@@ -1,6 +1,7 @@
 import random
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from shared.storage import LocalStore, ObjectStore, S3Store
 from shared.tables import Shard
 from tests.dispatcher.bucket import OLD_SECONDS, image_key, put, random_results, random_shards, without_rows
 from tests.rows import add_dataset, claim, plan_all
-from tests.s3_servers import has_radosgw, moto, radosgw, s3_settings
+from tests.s3_servers import has_radosgw, moto, s3_settings
 
-RADOSGW = pytest.param("radosgw", marks=pytest.mark.skipif(not has_radosgw(), reason="Ceph packages not installed"))
+NO_CEPH = pytest.mark.skipif(not has_radosgw(), reason="Ceph packages not installed")
+# Each server with one database: every pair takes seconds, and a folder is swept with both databases below.
+REAL = [("sqlite", "moto"), pytest.param("postgres", "radosgw", marks=[NO_CEPH, pytest.mark.postgres])]
 
 
 @pytest.fixture
@@ -24,9 +27,9 @@ def folder(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path)
 
 
-@pytest.fixture(scope="module", params=["moto", RADOSGW])
-def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
-    with moto() if request.param == "moto" else radosgw(tmp_path_factory.mktemp("ceph")) as address:
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest) -> Iterator[S3Store]:
+    with moto() if request.param == "moto" else nullcontext(request.getfixturevalue("radosgw_address")) as address:
         store = S3Store(s3_settings(address))
         store.create_bucket()
         yield store
@@ -62,6 +65,7 @@ def test_a_sweep_deletes_exactly_the_old_objects_that_nothing_refers_to(
     assert keys(folder) == (set(old) & kept) | set(young)
 
 
+@pytest.mark.parametrize(("database_url", "bucket"), REAL, indirect=True)
 def test_a_sweep_of_a_real_bucket_leaves_what_rows_refer_to(database: Database, bucket: S3Store) -> None:
     chance = random.Random(7)
     with database.write() as session:

@@ -5,8 +5,11 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
+
+from shared.vision.real.registered import NewSet, inspect, register
 
 import httpx2
 import pytest
@@ -20,10 +23,11 @@ from shared.migrate import migrate
 from shared.settings import Settings
 from shared.storage import S3Store
 from shared.tables import Shard
+from tests.addresses import free_port, redis_url
 from tests.processes import Processes, wait_until
-from tests.s3_servers import ACCESS_KEY, SECRET_KEY, free_port, has_radosgw, moto, radosgw
+from tests.s3_servers import ACCESS_KEY, SECRET_KEY, has_radosgw, moto
+from tests.shared.real.layouts import small_images, write_imagefolder
 
-REDIS_DATABASE = 9
 DIGITS = {"classes": "digits", "prompt": "description", "scale": 2, "images_per_class": 20, "steps": 4}
 TRAINING = {
     "architecture": "test_resnet",
@@ -42,15 +46,15 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_address(request: pytest.FixtureRequest) -> Iterator[str]:
     """radosgw where the Ceph packages are installed, else moto."""
-    with radosgw(tmp_path_factory.mktemp("ceph")) if has_radosgw() else moto() as address:
+    with nullcontext(request.getfixturevalue("radosgw_address")) if has_radosgw() else moto() as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    url = f"redis://127.0.0.1:6379/{REDIS_DATABASE}"
+    url = redis_url()
     client = redis.Redis.from_url(url)
     try:
         client.flushdb()
@@ -119,19 +123,30 @@ def ended(client: httpx2.Client, job_id: str) -> dict[str, object] | None:
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.redis
-def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster: Cluster) -> None:
+def test_dataset_training_and_evaluation_posted_at_once_end_in_a_report(cluster: Cluster, tmp_path: Path) -> None:
     client = cluster.client
     dataset = client.post("/datasets", json=DIGITS).json()["id"]
     training = client.post("/trainings", json={**TRAINING, "datasets": [dataset]}).json()["id"]
-    evaluation = client.post("/evaluations", json={"training": training, "benchmarks": ["digits"]}).json()["id"]
+    add_test_set(cluster.settings, "photos", tmp_path)
+    asked = {"training": training, "benchmarks": ["digits", "photos"]}
+    evaluation = client.post("/evaluations", json=asked).json()["id"]
     jobs = [wait_until(lambda: ended(client, evaluation), seconds=240, what="the report")]
     jobs += [client.get(f"/jobs/{job_id}").json() for job_id in (dataset, training)]
     assert [job["state"] for job in jobs] == ["succeeded"] * 3
     assert jobs[1]["counts"]["done"] == 200
     report = client.get(f"/evaluations/{evaluation}/report").json()
-    (benchmark,) = report["benchmarks"]
+    benchmark, photos = report["benchmarks"]
+    assert (photos["name"], photos["images"]) == ("photos", 40)
     assert (benchmark["name"], benchmark["images"]) == ("digits", 540)
     assert 0.2 < benchmark["top1"] <= 1.0  # ten classes: chance is 0.1
+
+
+def add_test_set(settings: Settings, name: str, folder: Path) -> None:
+    """Files that the evaluator reads with loaders of its own, as a daemon of Celery's pool."""
+    root = write_imagefolder(folder / name, small_images())
+    found = inspect(NewSet(name, root, role="test"), cache_dir=folder / "cache")
+    with Database(settings.sqlalchemy_url).write() as session:
+        register(session, found)
 
 
 @pytest.mark.slow

@@ -3,15 +3,18 @@ import tempfile
 import threading
 from pathlib import Path
 
+from shared.vision import digits
+from shared.vision.real.benchmarks import Benchmark, common_classes, open_benchmark
+
 import pytest
 import torch
+from safetensors.torch import load
 from sqlalchemy import update
 from torch import Tensor, nn
 
-from services.evaluator.benchmarks import column_order, read_benchmark
 from services.evaluator.consumer import make_consumer
 from services.evaluator.evaluate import Encoder, Place, evaluate, measure, read_encoder
-from services.evaluator.report import Report
+from services.evaluator.report import BenchmarkReport, Report
 from services.trainer import run as trainer
 from services.trainer.ranks import Ranks
 from shared.errors import CorruptObject, Rejected
@@ -19,6 +22,7 @@ from shared.job_leases import finish_job
 from shared.realsets import benchmark
 from shared.settings import Settings
 from shared.specs import EvaluationRequest, EvaluationSpec
+from shared.stored.cache import ShardCache
 from shared.tables import Job
 from tests.trainer.pickles import hostile_pickle
 from tests.trainer.rows import DIGITS, Shard, add_dataset, add_job, add_training, claim, flat, read_job, tiny_request
@@ -35,11 +39,20 @@ def add_trained(place: Place, **fields: object) -> str:
 def finish_training(place: Place) -> None:
     lease = claim(place.database)
     with tempfile.TemporaryDirectory() as cache_dir:
-        where = trainer.Place(place.database, place.store, Path(cache_dir))
+        where = trainer.Place(place.database, place.store, ShardCache(Path(cache_dir), min_free_bytes=0))
         result = trainer.train(where, lease, Ranks(0, 1, CPU), threading.Event())
     assert result is not None
     with place.database.write() as session:
         finish_job(session, lease, result)
+
+
+def digits_for(place: Place, encoder: Encoder) -> Benchmark:
+    with place.database.read() as session:
+        return open_benchmark(benchmark(session, "digits"), encoder.card, cache_dir=place.cache_dir)
+
+
+def report_of(encoder: Encoder, tested: Benchmark) -> BenchmarkReport:
+    return measure(encoder, tested, CPU, lambda: None).report
 
 
 def add_evaluation(place: Place, training: str) -> str:
@@ -60,8 +73,8 @@ def test_a_trained_encoder_is_better_than_chance_on_real_digits(place: Place) ->
 def test_the_numbers_of_a_report_agree_with_each_other(place: Place) -> None:
     training = add_trained(place)
     encoder = read_encoder(place, training)
-    report = measure(encoder, read_benchmark("digits"), CPU, ())
-    assert report is not None
+    report = report_of(encoder, digits_for(place, encoder))
+    assert report.confusion is not None
     hits = sum(report.confusion[label][label] for label in range(10))
     assert report.top1 == hits / 540
     assert report.interval[0] < report.top1 < report.interval[1]
@@ -78,16 +91,41 @@ def test_an_encoder_that_orders_its_classes_otherwise_has_the_same_report(place:
     encoder = read_encoder(place, add_trained(place))
     card = encoder.card.model_copy(update={"class_ids": DIGITS[::-1], "class_names": encoder.card.class_names[::-1]})
     other = Encoder(card, encoder.sha256, nn.Sequential(encoder.network, Reversed()))
-    digits = read_benchmark("digits")
-    assert measure(other, digits, CPU, ()) == measure(encoder, digits, CPU, ())
+    assert report_of(other, digits_for(place, other)) == report_of(encoder, digits_for(place, encoder))
 
 
-def test_an_encoder_of_other_classes_is_refused(place: Place) -> None:
-    dataset = add_dataset(place.database, place.store, [Shard("a", [flat(9)], take=1), Shard(DIGITS[0], [flat(8)], 1)])
-    training = add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("a", DIGITS[0]))
+def test_a_set_is_cut_to_the_classes_that_the_encoder_knows(place: Place) -> None:
+    shards = [Shard(DIGITS[3], [flat(9)], take=1), Shard("cat", [flat(8)], 1), Shard(DIGITS[0], [flat(7)], 1)]
+    dataset = add_dataset(place.database, place.store, shards)
+    request = tiny_request(real=None, datasets=(dataset,))
+    training = add_training(place.database, request, class_ids=(DIGITS[3], "cat", DIGITS[0]))
     finish_training(place)
-    with pytest.raises(Rejected, match=r"the encoder lacks .* and 4 more, the benchmark lacks a;"):
-        column_order(read_encoder(place, training).card, benchmark("digits"))
+    encoder = read_encoder(place, training)
+    tested = digits_for(place, encoder)
+    assert (tested.class_ids, tested.columns) == ((DIGITS[0], DIGITS[3]), (2, 0))
+    whole = digits.test_digits().labels
+    assert tested.labels.tolist() == [{0: 0, 3: 1}[label] for label in whole.tolist() if label in (0, 3)]
+    report = report_of(encoder, tested)
+    assert (report.images, report.classes, report.of_classes) == (len(tested.labels), 2, 10)
+
+
+def test_an_encoder_without_a_class_of_the_set_is_refused(place: Place) -> None:
+    dataset = add_dataset(place.database, place.store, [Shard("a", [flat(9)], take=1), Shard("b", [flat(8)], 1)])
+    training = add_training(place.database, tiny_request(real=None, datasets=(dataset,)), class_ids=("a", "b"))
+    finish_training(place)
+    with place.database.read() as session:
+        known = benchmark(session, "digits")
+    with pytest.raises(Rejected, match=r"was trained on a, b and digits has .* and 5 more: no class in common"):
+        common_classes(known, read_encoder(place, training).card)
+
+
+def test_the_stored_predictions_give_the_reported_accuracy(place: Place) -> None:
+    add_evaluation(place, add_trained(place))
+    result = evaluate(place, claim(place.database, "evaluation"), ())
+    assert result is not None
+    stored = load(place.store.get(str(result["predictions_key"])))
+    hits = int((stored["digits/predicted"] == stored["digits/labels"]).sum())
+    assert result["summary"] == {"digits": {"top1": hits / 540, "n": 540}}
 
 
 def test_changed_weights_are_refused(place: Place) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tests.s3_servers import has_radosgw
 
-from . import objects, poison, processes, same, schema, servers, standalone, trainings, users
+from . import evaluations, objects, poison, processes, same, schema, servers, standalone, trainings, users
 from .cluster import Cluster
 from .run import Row, run
 from .scene import Fault
@@ -61,6 +61,7 @@ STRICT = (
     *(trial(fault) for fault in FAULTS),
     *(trial(fault, strict_clock) for fault in processes.REFUSED),
     Trial("kill -9 of a trainer", trainings.kill_trainer),
+    Trial("kill -9 of an evaluator", evaluations.kill_evaluator),
 )
 # An S3 server that does not; and more attempts than random faults use up.
 LENIENT = (

@@ -150,8 +150,12 @@ def stray_objects(session: Session, store: ObjectStore) -> list[str]:
     """I6: objects that no shard, no result and no checkpoint of a live job names."""
     known: set[object] = set(session.scalars(select(Shard.object_key)).all())
     for job in session.scalars(select(Job)):
-        known.update((job.result or {}).values())
-        known.update((job.checkpoint or {}).values() if job.state not in TERMINAL else ())
+        named = [*(job.result or {}).values()]
+        if job.state not in TERMINAL:
+            last = job.checkpoint or {}
+            before = last.get("before")
+            named += [last.get("key"), before["key"] if isinstance(before, dict) else None]
+        known.update(value for value in named if isinstance(value, str))  # an evaluation's summary is no key
     return [entry.key for prefix in WRITTEN for entry in store.entries(prefix) if entry.key not in known]
 
 

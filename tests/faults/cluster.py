@@ -16,9 +16,10 @@ from shared.migrate import migrate
 from shared.settings import PROJECT_ROOT, Settings
 from shared.storage import S3Store
 from shared.tables import DatasetClass, DatasetShard, Event, IdempotencyKey, Job, Shard, Worker
+from tests.addresses import free_port
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.processes import wait_until
-from tests.s3_servers import ACCESS_KEY, SECRET_KEY, free_port, has_radosgw, moto, radosgw
+from tests.s3_servers import ACCESS_KEY, SECRET_KEY, has_radosgw, moto, radosgw
 
 from . import audit
 from .client import User

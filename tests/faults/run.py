@@ -12,6 +12,7 @@ from .cluster import STRAY_SECONDS, SWEEP_SECONDS, Cluster
 from .scene import SLACK_SECONDS, Blow, Fault, Scene
 
 END_SECONDS = 150
+HEAD = ("fault", "times", "shards", "lost", "duplicated", "wasted", "seconds to recover")
 
 
 class Row(NamedTuple):
@@ -133,18 +134,16 @@ def sweep(cluster: Cluster) -> list[str]:
 
 
 def table(rows: list[Row]) -> str:
-    head = ("fault", "times", "shards", "lost", "duplicated", "wasted", "seconds to recover")
-    lines = [
-        (
-            row.fault,
-            *(str(number) for number in (row.times, row.shards, row.lost, row.duplicated, row.wasted)),
-            recovered(row),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    lines = [cells(row) for row in rows]
+    widths = [max(len(line[column]) for line in [HEAD, *lines]) for column in range(len(HEAD))]
     rule = "|".join("-" * (width + 2) for width in widths)
-    return "\n".join([written(head, widths), f"|{rule}|", *(written(line, widths) for line in lines)])
+    return "\n".join([written(HEAD, widths), f"|{rule}|", *(written(line, widths) for line in lines)])
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """As `HEAD` names them."""
+    numbers = (row.times, row.shards, row.lost, row.duplicated, row.wasted)
+    return row.fault, *(str(number) for number in numbers), recovered(row)
 
 
 def recovered(row: Row) -> str:

@@ -16,8 +16,8 @@ from shared.migrate import migrate
 from shared.settings import PROJECT_ROOT, Settings
 from shared.storage import LocalStore
 from shared.tables import Worker
+from tests.addresses import free_port
 from tests.processes import wait_until
-from tests.s3_servers import free_port
 
 from . import audit
 from .audit import changes

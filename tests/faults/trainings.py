@@ -103,11 +103,24 @@ def judge(
         problems.append(f"runs began at {resumed}, committed were {expected}")
     if encoder(job) != encoder(other):
         problems.append(f"its encoder {encoder(job)} is not the undisturbed one {encoder(other)}")
-    with cluster.database.read() as session:
-        ends = select(func.count()).where(Event.job_id == job_id, Event.payload["state"].as_string() == "succeeded")
-        times_ended = session.scalar(ends) or 0
     lost = sum(max(0, committed - step) for step, committed in zip(resumed, expected, strict=True))
-    return Row("kill -9 of a trainer", 2, 1, lost, times_ended - 1, job.fence - 1, max(seconds), tuple(problems))
+    return Row(
+        "kill -9 of a trainer",
+        2,
+        1,
+        lost,
+        times_ended(cluster, job_id) - 1,
+        job.fence - 1,
+        max(seconds),
+        tuple(problems),
+    )
+
+
+def times_ended(cluster: Cluster, job_id: str) -> int:
+    """How often it was told to have succeeded."""
+    ends = select(func.count()).where(Event.job_id == job_id, Event.payload["state"].as_string() == "succeeded")
+    with cluster.database.read() as session:
+        return session.scalar(ends) or 0
 
 
 def encoder(job: Job) -> object:

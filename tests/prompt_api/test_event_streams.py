@@ -21,10 +21,10 @@ from services.prompt_api.keys import create_key
 from shared import lifecycle
 from shared.database import Database
 from shared.settings import Settings
+from tests.addresses import free_port
 from tests.conftest import ServeApi, changed
 from tests.processes import Processes, kill, wait_until
 from tests.prompt_api.streams import Received, add_events, add_running_job, sequence
-from tests.s3_servers import free_port
 
 STREAMS = 1000
 

@@ -132,6 +132,7 @@ def test_a_body_that_trickles_in_is_refused(serve_api: ServeApi, api_settings: S
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_head_that_never_ends_is_cut_off(serve_api: ServeApi, api_settings: Settings) -> None:
     client = serve_api(api_settings)
     with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=HEAD_SECONDS + 10) as connection:
@@ -231,6 +232,14 @@ def test_a_trick_in_any_string_of_a_body_is_no_server_error(api: httpx2.Client, 
     required: dict[str, Schema] = {
         "/datasets": {"classes": "digits", "images_per_class": 2},
         "/evaluations": {"training": "tr-1"},
+        "/experiments": {
+            "name": "e",
+            "classes": "digits",
+            "real": ["digits-train"],
+            "training": {},
+            "benchmarks": ["digits"],
+        },
+        "/probes": {"dataset": "ds-1", "benchmark": "digits"},
     }
     answers = {
         f"{path} {str(body)[:80]}": api.post(path, content=json.dumps({**required.get(path, {}), **body}), headers=JSON)

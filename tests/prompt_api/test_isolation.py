@@ -1,9 +1,8 @@
 """No team can see, change or even tell the existence of another's work: generated over every route of the application.
 
-A new route makes the first test fail until it is listed below. `pytest -s` prints what was answered.
+A new route makes the first test fail until it is listed below. What was answered is printed when the tests have ended.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -20,20 +19,46 @@ from shared.storage import LocalStore
 from shared.tables import Job, Webhook
 from tests.conftest import changed, serving
 from tests.prompt_api.owned import HOOK, Owned, make_everything
+from tests.tables import Report
 from tests.teams import PEPPER, as_team
 
 # Routes by what they can tell: the operators' own, what is the same for every team, a team's own, and new work.
 PUBLIC = {"GET /openapi.json", "HEAD /openapi.json", "GET /livez", "GET /readyz", "GET /metrics"}
-SHARED = {"GET /class-lists", "GET /class-lists/{name}", "GET /models", "POST /prompts/preview"}
-LISTS = {"GET /datasets", "GET /trainings", "GET /evaluations", "GET /jobs", "GET /usage", "GET /webhooks"}
-MAKING = {"POST /datasets", "POST /trainings", "POST /evaluations", "POST /webhooks"}
+SHARED = {
+    "GET /class-lists",
+    "GET /class-lists/{name}",
+    "GET /models",
+    "GET /testsets",
+    "GET /testsets/{name}",
+    "POST /prompts/preview",
+}
+LISTS = {
+    "GET /datasets",
+    "GET /trainings",
+    "GET /evaluations",
+    "GET /experiments",
+    "GET /probes",
+    "GET /jobs",
+    "GET /usage",
+    "GET /webhooks",
+}
+MAKING = {
+    "POST /datasets",
+    "POST /trainings",
+    "POST /evaluations",
+    "POST /experiments",
+    "POST /probes",
+    "POST /webhooks",
+}
 # The parameter that names a thing of a team, and the fields of Owned that can stand there.
 OWNED_BY: Mapping[str, tuple[str, ...]] = {
     "dataset_id": ("dataset",),
     "training_id": ("training",),
     "evaluation_id": ("evaluation",),
+    "experiment_id": ("experiment",),
+    "probe_id": ("probe",),
     "webhook_id": ("webhook",),
-    "job_id": ("dataset", "training", "evaluation"),
+    "job_id": ("dataset", "training", "evaluation", "experiment", "probe"),
 }
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
@@ -56,6 +81,7 @@ class Route(NamedTuple):
 
     def filled(self, owned_id: str, owned: Owned) -> str:
         others = {"shard_id": str(owned.shard), "class_id": owned.class_id, "slot": "0", "name": "digits"}
+        others["file"] = "report.html"
         values = dict.fromkeys(OWNED_BY, owned_id) | others
         return self.path.format_map(values)
 
@@ -123,13 +149,13 @@ def test_every_route_is_classified() -> None:
 
 
 def test_every_parameter_of_every_route_is_known() -> None:
-    owned = Owned("ds-1", "tr-1", "ev-1", "wh-1", 1)
+    owned = Owned("ds-1", "tr-1", "ev-1", "ex-1", "pr-1", "wh-1", 1)
     assert all("{" not in route.filled("x", owned) for route in ROUTES)
 
 
-def test_another_teams_id_is_answered_like_one_that_does_not_exist(place: Place) -> None:
+def test_another_teams_id_is_answered_like_one_that_does_not_exist(place: Place, report: Report) -> None:
     before = state_of_all(place.database)
-    lines = [f"\n{'method':7}{'route':52}{'they see':>10}{'no key':>8}{'read key':>10}"]
+    lines: list[tuple[str | int, ...]] = []
     for route in BY_ID:
         for owned_id in candidates(route, place.owned):
             other = unknown(owned_id)
@@ -138,9 +164,9 @@ def test_another_teams_id_is_answered_like_one_that_does_not_exist(place: Place)
             assert hidden.status_code == 404, route.name
             assert seen(hidden, owned_id) == seen(absent, other), route.name
         locked, reading = (ask(client, route, owned_id, place.owned) for client in (place.nobody, place.reader))
-        statuses = f"{hidden.status_code:10}{locked.status_code:8}{reading.status_code:10}"
-        lines.append(f"{route.method:7}{route.path:52}{statuses}")
-    sys.stdout.write("\n".join([*lines, ""]))
+        lines.append((route.name, hidden.status_code, locked.status_code, reading.status_code))
+    title = f"another team's ids, on {place.database.engine.name}"
+    report(title, ("route", "another team sees", "without a key", "with a read key"), lines)
     assert state_of_all(place.database) == before
 
 
@@ -181,6 +207,33 @@ def test_a_body_that_names_our_ids_is_refused_like_unknown_ones(place: Place) ->
         hidden, absent = (place.theirs.post(path, json=body) for body in bodies)
         assert hidden.status_code == 422
         assert seen(hidden, owned_id) == seen(absent, unknown(owned_id))
+
+
+def test_another_teams_dataset_cannot_be_probed(place: Place) -> None:
+    ours = place.owned.dataset
+    bodies = [{"dataset": name, "benchmark": "digits"} for name in (ours, unknown(ours))]
+    hidden, absent = (place.theirs.post("/probes", json=body) for body in bodies)
+    assert (hidden.status_code, seen(hidden, ours)) == (422, seen(absent, unknown(ours)))
+
+
+def test_another_teams_evaluation_cannot_be_compared_with(place: Place) -> None:
+    own = place.theirs.post("/trainings", json={"real": "digits-train"}).json()["id"]
+    ours = place.owned.evaluation
+    bodies = [{"training": own, "compare_with": [name]} for name in (ours, unknown(ours))]
+    hidden, absent = (place.theirs.post("/evaluations", json=body) for body in bodies)
+    assert (hidden.status_code, seen(hidden, ours)) == (422, seen(absent, unknown(ours)))
+
+
+def test_a_comparison_that_names_our_dataset_is_refused_like_one_of_an_unknown_dataset(place: Place) -> None:
+    training = place.theirs.post("/trainings", json={"real": "digits-train"}).json()["id"]
+    ours = place.owned.dataset
+    bodies = [
+        {"training": training, "distances": [{"dataset": name, "real": "digits", "images": 10}]}
+        for name in (ours, unknown(ours))
+    ]
+    hidden, absent = (place.theirs.post("/evaluations", json=body) for body in bodies)
+    assert hidden.status_code == 422
+    assert seen(hidden, ours) == seen(absent, unknown(ours))
 
 
 def test_ids_are_no_path_into_another_teams_work(place: Place) -> None:

@@ -25,9 +25,11 @@ from services.prompt_api.openapi import document
 from shared.database import Database
 from shared.settings import Settings
 from tests.conftest import changed, serving
+from tests.tables import Tally
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SCHEMA = schemathesis.openapi.from_dict(json.loads(document()))
+SENT = "generated requests (a test is an operation)"
 MANY = os.environ.get("SYNTHCLONE_FUZZ_EXAMPLES")
 
 
@@ -67,16 +69,20 @@ def callers(database: Database, pepper: SecretStr) -> dict[str, dict[str, str]]:
 
 
 @SCHEMA.parametrize()
-@generated(4)
-def test_every_answer_is_one_that_the_description_lists(case: schemathesis.Case, api: httpx2.Client) -> None:
+@generated(20)
+def test_every_answer_is_one_that_the_description_lists(
+    case: schemathesis.Case, api: httpx2.Client, database: Database, tally: Tally
+) -> None:
+    tally(SENT, f"without keys, on {database.engine.name}")
     case.call_and_validate(base_url=str(api.base_url), checks=CHECKS)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("caller", ["writer", "reader", "nobody"])
 @SCHEMA.parametrize()
-@generated(2)
+@generated(12)
 def test_with_keys_every_answer_is_one_that_the_description_lists(
-    case: schemathesis.Case, keyed_url: str, callers: dict[str, dict[str, str]], caller: str
+    case: schemathesis.Case, keyed_url: str, callers: dict[str, dict[str, str]], caller: str, tally: Tally
 ) -> None:
+    tally(SENT, f"with keys: {caller}")
     case.call_and_validate(base_url=keyed_url, headers=callers[caller], checks=CHECKS)

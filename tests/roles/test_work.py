@@ -11,6 +11,7 @@ from services.dispatcher.sweep import sweep
 from services.dispatcher.tick import tick
 from services.dispatcher.verify import verify
 from services.trainer.journal import Journal
+from services.trainer.probe_images import class_totals, first_shards
 from services.webhooks.outbox import Outcome, claim, settle
 from shared import job_leases, leases
 from shared.database import Database, database_now
@@ -98,11 +99,15 @@ def test_a_reader_reports_a_damaged_object(
         assert leases.report_damage(session, object_key=key, reason="gone")
 
 
-@pytest.mark.parametrize(("service", "kind"), [("trainer", "training"), ("evaluator", "evaluation")])
+@pytest.mark.parametrize(
+    ("service", "kind"),
+    [("trainer", "training"), ("trainer", "probe"), ("evaluator", "evaluation"), ("evaluator", "experiment")],
+)
 @pytest.mark.parametrize(
     ("ending", "state"),
     [
         (Ending(result={"a": 1}), "succeeded"),
+        (Ending(result={"a": 1}, failed=2), "partial"),
         (Ending(error={"type": "t", "detail": "d", "retryable": False}), "failed"),
         (Ending(is_stopped=True), "queued"),
         (Ending(crash="broke"), "queued"),
@@ -122,14 +127,14 @@ def test_a_trainer_and_an_evaluator_hold_a_job_until_its_end(
         settle_job(session, lease, ending, max_attempts=3)
     with owner.read() as session:
         assert session.get_one(Job, job.id).state == state
-        assert len(session.scalars(select(WebhookDelivery)).all()) == (state in ("succeeded", "failed"))
+        assert len(session.scalars(select(WebhookDelivery)).all()) == (state in ("succeeded", "partial", "failed"))
 
 
 def test_a_trainer_writes_its_curves(owner: Database, login: Logins, objects: LocalStore) -> None:
     with owner.write() as session:
         add_job(session, "training")
     trainer = login("trainer")
-    journal = Journal(trainer, objects, hold_job(trainer, "training"), stop=threading.Event())
+    journal = Journal(trainer, objects, hold_job(trainer, "training"), basis={}, stop=threading.Event())
     for _ in range(2):
         journal.write_progress(done=1, total=3, values={"loss": 0.5})
 
@@ -159,6 +164,35 @@ def test_the_sender_claims_delivers_and_disables(owner: Database, login: Logins)
         settle(session, second, Outcome("status 410", gone=True), give_up_hours=1)
     with owner.read() as session:
         assert session.get_one(Webhook, "wh-1").disabled_reason is not None
+
+
+def test_an_experiment_is_made_cancelled_retried_and_shown(api: httpx2.Client) -> None:
+    asked = {"name": "e", "classes": "digits", "real": ["digits-train"], "training": {}, "benchmarks": ["digits"]}
+    made = api.post("/experiments", json={**asked, "grids": [{"prompts": ["name"], "images_per_class": [1]}]})
+    assert made.status_code == 202, made.text
+    job = made.json()["id"]
+    answers = [api.post(f"/jobs/{job}/cancel"), api.get(f"/experiments/{job}"), api.post(f"/jobs/{job}/retry")]
+    # Its dataset is asked to stop, and has not yet.
+    assert [answer.status_code for answer in answers] == [202, 200, 409]
+
+
+def test_a_probe_is_made_shown_and_released(
+    api: httpx2.Client, login: Logins, place: Settings, objects: LocalStore
+) -> None:
+    dispatcher, worker, trainer = login("dispatcher"), login("worker"), login("trainer")
+    dataset = api.post("/datasets", json={"classes": "digits", "images_per_class": 10, "seed": 5}).json()["id"]
+    asked = {"dataset": dataset, "benchmark": "digits", "shares": [0.1, 0.2, 0.3]}
+    probe = api.post("/probes", json=asked).json()["id"]
+    for _ in range(4):
+        tick(dispatcher, objects, place, absent={})
+        assert api.get(f"/probes/{probe}").json()["job"]["state"] == "waiting"
+        for _ in range(8):
+            draw(worker, objects)
+    tick(dispatcher, objects, place, absent={})
+    assert hold_job(trainer, "probe").job_id == probe
+    with trainer.read() as session:
+        totals = class_totals(session, dataset)
+        assert len(first_shards(session, dataset, totals, 0.3)) == 30
 
 
 def test_jobs_are_cancelled_retried_and_shown(api: httpx2.Client) -> None:

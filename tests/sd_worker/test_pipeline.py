@@ -1,7 +1,8 @@
-"""The worker's images against diffusers' own pipeline, called by prompt, one image at a time."""
+"""The worker's images, by the engine and by the reference, against diffusers' pipeline, called one image at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from services.sd_worker.pipeline import Generator
+from services.sd_worker.generators import Engine
+from services.sd_worker.pipeline import Generator, load_pipeline
 from shared.settings import PROJECT_ROOT
 from shared.specs import Recipe
 from tests.rows import RECIPE
@@ -27,9 +31,10 @@ PROMPTS = ["zero", "seven, digit", "four", "nine, digit inside kitchen", "zero"]
 SEEDS = [11, 22, 33, 44, 55]
 
 
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(FOLDER, torch.device("cpu"))
+@pytest.fixture(scope="module", params=[Engine, Generator])
+def generator(request: pytest.FixtureRequest) -> Engine | Generator:
+    pipeline = load_pipeline(FOLDER, torch.device("cpu"))
+    return Engine(pipeline, pytest.fail) if request.param is Engine else Generator(pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,18 @@ def grey(images: np.ndarray) -> np.ndarray:
     return (images * 255).round().astype(int)
 
 
-@pytest.mark.parametrize(("name", "scheduler"), [("pndm", PNDMScheduler), ("dpm++", DPMSolverMultistepScheduler)])
+SAMPLERS = [
+    ("pndm", PNDMScheduler),
+    ("dpm++", DPMSolverMultistepScheduler),
+    ("ddim", DDIMScheduler),
+    ("euler", EulerDiscreteScheduler),
+]
+
+
+@pytest.mark.parametrize(("name", "scheduler"), SAMPLERS)
 @pytest.mark.parametrize("guidance", [1.0, 2.0, 7.5])
 def test_images_equal_the_plain_pipeline_within_one_grey_level_alone_and_in_a_batch(
-    generator: Generator, reference: StableDiffusionPipeline, name: str, scheduler: type, guidance: float
+    generator: Engine | Generator, reference: StableDiffusionPipeline, name: str, scheduler: Any, guidance: float
 ) -> None:
     recipe = RECIPE.model_copy(update={"scheduler": name, "guidance": guidance, "steps": 8})
     reference.scheduler = scheduler.from_config(reference.scheduler.config)
@@ -72,7 +85,7 @@ def plain(pipeline: StableDiffusionPipeline, prompt: str, seed: int, recipe: Rec
     return np.asarray(result.images)
 
 
-def test_seed_prompt_and_guidance_each_change_the_image(generator: Generator) -> None:
+def test_seed_prompt_and_guidance_each_change_the_image(generator: Engine | Generator) -> None:
     recipe = RECIPE.model_copy(update={"steps": 4})
     first = generator.draw(["zero"], [1], recipe)
     others = [
@@ -83,9 +96,9 @@ def test_seed_prompt_and_guidance_each_change_the_image(generator: Generator) ->
     assert all(np.abs(grey(first) - grey(other)).max() > 10 for other in others)
 
 
-def test_a_prompt_is_encoded_once(generator: Generator) -> None:
-    assert generator.embed("eight, digit") is generator.embed("eight, digit")
-    assert generator.embed("eight, digit") is not generator.embed("eight")
+def test_a_prompt_is_encoded_once(generator: Engine | Generator) -> None:
+    assert generator.embeddings.of("eight, digit") is generator.embeddings.of("eight, digit")
+    assert generator.embeddings.of("eight, digit") is not generator.embeddings.of("eight")
 
 
 SD14_PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
@@ -158,9 +171,10 @@ def fill(part: torch.nn.Module) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["pndm", "dpm++"])
 def test_the_exact_stable_diffusion_1_4_configuration_loads_and_draws(sd14_folder: Path, scheduler: str) -> None:
-    generator = Generator(sd14_folder, torch.device("cpu"))
-    found = {name: getattr(generator.pipeline, name).num_parameters() for name in SD14_PARAMETERS}
+    pipeline = load_pipeline(sd14_folder, torch.device("cpu"))
+    found = {name: getattr(pipeline, name).num_parameters() for name in SD14_PARAMETERS}
     assert found == SD14_PARAMETERS
+    generator = Engine(pipeline, pytest.fail)
     recipe = RECIPE.model_copy(update={"scheduler": scheduler, "steps": 2, "width": 64, "height": 64})
     images = generator.draw(["seven"], [1], recipe)
     assert images.shape == (1, 64, 64, 3)

@@ -14,11 +14,12 @@ from shared.queue import celery_app, ring
 from shared.settings import Settings
 from shared.tables import Worker
 from shared.tasks import stop_file
+from tests.addresses import redis_url
 from tests.processes import Processes, wait_until
 
 from .place import Place
 
-BROKER = "redis://127.0.0.1:6379/10"
+BROKER = redis_url()
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from services.sd_worker.worker import ShardWorker, usable_models
 from shared.errors import Unavailable
 from shared.models import find_model, folder_digest
 from shared.tables import DatasetClass, Shard, Worker
+from tests.addresses import free_port
 from tests.processes import Processes, kill, wait_until
 from tests.rows import RECIPE
-from tests.s3_servers import free_port
 
 from .place import Place
 

@@ -2,8 +2,8 @@
 
 import heapq
 import random
-import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -17,8 +17,10 @@ from shared.ids import job_id
 from shared.job_leases import claim_job
 from shared.tables import DatasetClass, DatasetShard, Job, Recipe, Shard, Team
 from tests.rows import RECIPE, add_dataset, add_job, add_team, claim, commit, planned_dataset, stored
+from tests.tables import Line, Report
 
 WEIGHTS = {"one": 1, "two": 2, "five": 5}
+HEAD = ("team", "weight", "due", "got", "longest wait", "of claims")
 
 
 def add_queue(database: Database, team: str, *, shards: int, slots: int = 128, priority: int = 0) -> str:
@@ -88,13 +90,16 @@ def longest_wait(served: Sequence[tuple[str, int]], team: str) -> int:
     return max(after - before - 1 for before, after in pairwise(turns))
 
 
-def show(title: str, served: Sequence[tuple[str, int]], weights: dict[str, int]) -> None:
+def title(what: str, database: Database) -> str:
+    return f"shares on {database.engine.name}: {what}"
+
+
+def shown(served: Sequence[tuple[str, int]], weights: dict[str, int]) -> list[Line]:
     found, total = shares(served), sum(weights.values())
-    write = sys.stdout.write
-    write(f"\n{title}: {len(served)} claims\n{'team':8}{'weight':>8}{'due':>8}{'got':>8}{'longest wait':>14}\n")
-    for team, weight in weights.items():
-        wait = longest_wait(served, team)
-        write(f"{team:8}{weight:8}{weight / total:8.1%}{found.get(team, 0):8.1%}{wait:14}\n")
+    return [
+        (team, weight, f"{weight / total:.1%}", f"{found.get(team, 0):.1%}", longest_wait(served, team), len(served))
+        for team, weight in weights.items()
+    ]
 
 
 def assert_fair(served: Sequence[tuple[str, int]], weights: dict[str, int]) -> None:
@@ -110,17 +115,19 @@ def weighted(database: Database) -> Database:
     return database
 
 
-def test_busy_teams_share_by_weight_and_none_waits_long(weighted: Database) -> None:
+def test_busy_teams_share_by_weight_and_none_waits_long(weighted: Database, report: Report) -> None:
     for team in WEIGHTS:
         add_queue(weighted, team, shards=600, slots=128 if team == "five" else 32 * len(team) // 3)
     simulation = Simulation(weighted, workers=7)
     simulation.run(400)
-    show("three busy teams", simulation.served, WEIGHTS)
+    report(title("three busy teams", weighted), HEAD, shown(simulation.served, WEIGHTS))
     assert_fair(simulation.served, WEIGHTS)
     assert max(longest_wait(simulation.served, team) for team in WEIGHTS) <= 10
 
 
-def test_a_team_that_comes_late_gets_its_share_from_then_on_and_nothing_for_before(weighted: Database) -> None:
+def test_a_team_that_comes_late_gets_its_share_from_then_on_and_nothing_for_before(
+    weighted: Database, report: Report
+) -> None:
     for team in ("one", "five"):
         add_queue(weighted, team, shards=500)
     simulation = Simulation(weighted, workers=5)
@@ -128,12 +135,12 @@ def test_a_team_that_comes_late_gets_its_share_from_then_on_and_nothing_for_befo
     add_queue(weighted, "two", shards=500)
     simulation.run(250)
     late = simulation.served[150:]
-    show("after 'two' came", late, WEIGHTS)
+    report(title("after 'two' came", weighted), HEAD, shown(late, WEIGHTS))
     assert_fair(late, WEIGHTS)
     assert longest_wait(late[:20], "five") <= 3
 
 
-def test_a_team_that_idled_comes_back_without_a_burst(weighted: Database) -> None:
+def test_a_team_that_idled_comes_back_without_a_burst(weighted: Database, report: Report) -> None:
     for team, shards in (("one", 20), ("two", 500), ("five", 500)):
         add_queue(weighted, team, shards=shards)
     simulation = Simulation(weighted, workers=5)
@@ -141,18 +148,18 @@ def test_a_team_that_idled_comes_back_without_a_burst(weighted: Database) -> Non
     add_queue(weighted, "one", shards=500)
     simulation.run(250)
     back = simulation.served[250:]
-    show("after 'one' came back", back, WEIGHTS)
+    report(title("after 'one' came back", weighted), HEAD, shown(back, WEIGHTS))
     assert_fair(back, WEIGHTS)
     assert shares(back[:40])["one"] < 0.25
 
 
-def test_priorities_order_a_teams_own_jobs_and_take_nothing_from_others(weighted: Database) -> None:
+def test_priorities_order_a_teams_own_jobs_and_take_nothing_from_others(weighted: Database, report: Report) -> None:
     for team in WEIGHTS:
         add_queue(weighted, team, shards=400)
     urgent = add_queue(weighted, "one", shards=20, priority=9)
     simulation = Simulation(weighted, workers=5)
     simulation.run(250)
-    show("with an urgent job of 'one'", simulation.served, WEIGHTS)
+    report(title("with an urgent job of 'one'", weighted), HEAD, shown(simulation.served, WEIGHTS))
     assert_fair(simulation.served, WEIGHTS)
     with weighted.read() as session:
         done = dict(session.execute(select(Job.id, Job.done).where(Job.team_id == "one")).all())
@@ -229,6 +236,16 @@ def test_trainings_of_one_team_go_by_priority_then_age(database: Database) -> No
         old, urgent = add_job(session, "training"), add_job(session, "training", priority=5)
         claimed = [claim_job(session, "training", worker="w", lease_seconds=60) for _ in range(2)]
     assert [lease.job_id for lease in claimed if lease] == [urgent.id, old.id]
+
+
+def test_kinds_that_one_worker_takes_go_by_age_together(database: Database) -> None:
+    """Ids begin with the kind: by them every evaluation would come before every experiment."""
+    with database.write() as session:
+        experiment = add_job(session, "experiment")
+        time.sleep(0.002)  # ids of one millisecond are in no order
+        evaluation = add_job(session, "evaluation")
+        claimed = [claim_job(session, "evaluation", "experiment", worker="w", lease_seconds=60) for _ in range(2)]
+    assert [lease.job_id for lease in claimed if lease] == [experiment.id, evaluation.id]
 
 
 def test_a_model_that_only_others_have_hides_no_job(weighted: Database) -> None:

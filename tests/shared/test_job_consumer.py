@@ -13,8 +13,8 @@ from shared.job_leases import JobLease, expire_jobs
 from shared.lifecycle import request_cancel
 from shared.settings import Settings
 from shared.tables import Job, Worker
+from tests.addresses import free_port
 from tests.rows import add_job, state_of
-from tests.s3_servers import free_port
 
 LEASE_SECONDS = 0.6
 

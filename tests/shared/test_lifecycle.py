@@ -1,7 +1,7 @@
 from itertools import product
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from shared import lifecycle
 from shared.database import Database
@@ -48,10 +48,10 @@ def test_a_running_job_is_asked_to_stop_and_a_queued_one_stops(database: Databas
     assert state_of(database, queued.id) == "cancelled"
 
 
-def child_of(database: Database, *parent_states: str) -> str:
+def child_of(database: Database, *parent_states: str, kind: str = "training") -> str:
     with database.write() as session:
         parents = [add_job(session, "dataset", state=state) for state in parent_states]
-        child = add_job(session, "training", state="waiting")
+        child = add_job(session, kind, state="waiting")
         session.add_all(JobParent(job_id=child.id, parent_id=parent.id) for parent in parents)
         return child.id
 
@@ -70,6 +70,38 @@ def test_a_child_follows_its_parents(database: Database, parents: tuple[str, ...
     with database.write() as session:
         lifecycle.release_children(session)
     assert state_of(database, child) == expected
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"),
+    [
+        (("succeeded", "failed"), "queued"),
+        (("cancelled", "failed"), "queued"),
+        (("failed", "running"), "waiting"),
+        (("failed", "waiting"), "waiting"),
+    ],
+)
+def test_an_experiment_waits_for_every_parent_however_it_ends(
+    database: Database, parents: tuple[str, ...], expected: str
+) -> None:
+    child = child_of(database, *parents, kind="experiment")
+    with database.write() as session:
+        lifecycle.release_children(session)
+    assert state_of(database, child) == expected
+
+
+def test_however_many_jobs_wait_they_are_read_at_once_and_without_their_specs(database: Database) -> None:
+    for _ in range(3):
+        child_of(database, "running", "running")
+    alone = child_of(database)
+    read: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: read.append(given[2]))
+    with database.write() as session:
+        assert lifecycle.release_children(session) == 1
+    of_jobs = [statement for statement in read if statement.startswith("SELECT") and "FROM jobs" in statement]
+    assert len(of_jobs) == 1
+    assert "spec" not in of_jobs[0]
+    assert state_of(database, alone) == "queued"
 
 
 def test_a_child_of_a_failed_parent_says_which(database: Database) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from shared.errors import AppError, NotFound, Unavailable
 from shared.storage import S3Store
-from tests.s3_servers import free_port, s3_settings
+from tests.addresses import free_port
+from tests.s3_servers import s3_settings
 
 DATA = b"the bytes of a shard"
 MD5 = hashlib.md5(DATA).hexdigest()

@@ -5,6 +5,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from shared.errors import ConfigurationError, CorruptObject, NotFound, Unavailable
 from shared.storage import LocalStore, ObjectStore, S3Store, get_verified
 from tests.faults.proxy import Link, Proxy
-from tests.s3_servers import has_radosgw, moto, radosgw, s3_settings
+from tests.s3_servers import has_radosgw, moto, s3_settings
 
 RADOSGW = pytest.param("radosgw", marks=pytest.mark.skipif(not has_radosgw(), reason="Ceph packages not installed"))
 
@@ -24,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "folder":
         yield LocalStore(folder)
         return
-    with moto() if request.param == "moto" else radosgw(folder) as address:
+    with moto() if request.param == "moto" else nullcontext(request.getfixturevalue("radosgw_address")) as address:
         bucket = S3Store(s3_settings(address))
         bucket.create_bucket()
         yield bucket

@@ -10,10 +10,10 @@ from shared.settings import Settings
 from shared.tables import Worker
 from shared.watchdog import Watchdog, pending_jobs, pending_shards
 from shared.workers import Presence
+from tests.addresses import free_port, redis_url
 from tests.rows import add_dataset, add_job, plan_all
-from tests.s3_servers import free_port
 
-BROKER = "redis://127.0.0.1:6379/10"
+BROKER = redis_url()
 
 
 @dataclass

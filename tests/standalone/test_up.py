@@ -18,17 +18,12 @@ import pytest
 from client import Client
 from services.standalone.folder import build_missing_lexicon
 from shared.settings import PROJECT_ROOT, Settings
+from tests.addresses import free_port
 from tests.processes import Processes, wait_until
 
 CURL = '{"classes":"digits","prompt":"description","scale":2,"images_per_class":32}'
 UP = [sys.executable, "-m", "client.main", "up"]
 WORDNET = PROJECT_ROOT / "data/wordnet"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def up(data: Path, *, port: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from shared.database import Database
 from shared.schema import upgrade
 from shared.settings import Settings
 from shared.storage import LocalStore
+from shared.stored.cache import ShardCache
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def store(settings: Settings) -> LocalStore:
 
 @pytest.fixture
 def place(database: Database, store: LocalStore, tmp_path: Path) -> Place:
-    return Place(database, store, tmp_path / "cache")
+    return Place(database, store, ShardCache(tmp_path / "cache", min_free_bytes=0))
 
 
 @pytest.fixture

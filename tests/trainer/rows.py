@@ -44,8 +44,14 @@ def tiny_request(**fields: object) -> TrainingRequest:
     return TrainingRequest.model_validate(values | fields)
 
 
+def spec_of(request: TrainingRequest, class_ids: Sequence[str] = DIGITS) -> TrainingSpec:
+    ids = tuple(class_ids)
+    recipe = request.resolved_recipe()
+    return TrainingSpec(request=request, recipe=recipe, class_ids=ids, class_names=ids, version="0.1.0")
+
+
 def add_training(database: Database, request: TrainingRequest, *, class_ids: Sequence[str] = DIGITS) -> str:
-    spec = TrainingSpec(request=request, class_ids=tuple(class_ids), class_names=tuple(class_ids), version="0.1.0")
+    spec = spec_of(request, class_ids)
     return add_job(database, "training", state="queued", spec=spec.model_dump(mode="json"), total=request.steps or 0)
 
 
@@ -77,9 +83,10 @@ def add_dataset(database: Database, store: ObjectStore, shards: Sequence[Shard])
 def put_shard(store: ObjectStore, number: int, shard: Shard) -> JsonObject:
     samples = [Sample(f"image{slot}", slot, jpeg(image), 0, {}) for slot, image in enumerate(shard.images, START)]
     data, key = pack(samples), f"images/{number}.tar"
+    accepted = min(shard.take, len(shard.images))
     store.put(key, data)
     described: JsonObject = {"key": key, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return described | {"class_id": shard.class_id, "start": START, "take": shard.take}
+    return described | {"class_id": shard.class_id, "start": START, "take": shard.take, "accepted": accepted}
 
 
 def jpeg(image: npt.NDArray[np.uint8]) -> bytes:

@@ -16,12 +16,12 @@ from shared.errors import BeingRedrawn, CorruptObject, Unavailable
 from shared.leases import StoredShard
 from shared.settings import Settings
 from shared.shards import Sample, pack
-from shared.specs import TrainingSpec
 from shared.storage import LocalStore
+from shared.stored.cache import ShardCache
 from shared.tables import Shard
 from tests import rows
 
-from .rows import add_training, flat, jpeg, read_job, tiny_request
+from .rows import add_training, flat, jpeg, read_job, spec_of, tiny_request
 
 CLASSES = ("n1", "n2")
 
@@ -58,8 +58,10 @@ class Dataset:
     def open(self, cache_dir: Path) -> int:
         """How many images a training finds."""
         request = tiny_request(real=None, datasets=(self.id,))
-        spec = TrainingSpec(request=request, class_ids=CLASSES, class_names=CLASSES, version="0")
-        source = open_source(spec, database=self.database, store=self.store, cache_dir=cache_dir)
+        spec = spec_of(request, CLASSES)
+        source = open_source(
+            spec, database=self.database, store=self.store, cache=ShardCache(cache_dir, min_free_bytes=0)
+        )
         return len(source.images.labels)
 
 

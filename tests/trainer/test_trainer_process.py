@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load
+from sqlalchemy import update
 
 from services.trainer.child import read_ending
 from services.trainer.consumer import make_consumer
@@ -18,9 +20,10 @@ from services.trainer.ranks import Ranks
 from services.trainer.run import Place, train
 from shared.database import Database
 from shared.job_consumer import JobConsumer
-from shared.job_leases import expire_jobs
+from shared.job_leases import expire_jobs, finish_job
 from shared.settings import Settings
 from shared.storage import LocalStore
+from shared.tables import Job
 
 from .rows import add_job, add_training, claim, read_job, tiny_request
 
@@ -132,15 +135,16 @@ def expired(database: Database) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_train_the_network_that_one_would(
-    place: Place, alone: Ranks, database: Database, tmp_path: Path
+    place: Place, alone: Ranks, database: Database, tmp_path: Path, accumulate: int
 ) -> None:
     request = tiny_request(
         architecture="test_vit", optimizer="sgd", steps=10
     )  # no batch statistics, which ranks keep apart
     add_training(database, request)
     expected = train(place, claim(database), alone, threading.Event())
-    add_training(database, request)
+    add_training(database, request.model_copy(update={"accumulate": accumulate}))
     lease = claim(database)
 
     subprocess.run(launcher_command(2, [lease.job_id, str(lease.fence), str(tmp_path)]), check=True, timeout=120)
@@ -151,3 +155,61 @@ def test_two_processes_train_the_network_that_one_would(
     assert expected is not None
     one, two = (load(place.store.get(str(result["encoder_key"]))) for result in (expected, ending.result))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    assert ending.result["final_loss"] == pytest.approx(expected["final_loss"], abs=1e-5)
+
+
+SMALL_CROPS = (
+    {"size": 32, "count": 1, "blur": 0.2, "solarise": 0.2},
+    {"size": 16, "count": 2, "scale": (0.05, 0.25), "blur": 0.5},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_multi_crop_training_killed_at_a_random_step_ends_as_an_undisturbed_one(
+    place: Place, database: Database, tmp_path: Path, ranks: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fields = {
+        "recipe": "imagenet-sd",
+        "crops": SMALL_CROPS,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "warmup_steps": 5,
+    }
+    request = tiny_request(architecture="test_resnet", steps=60, checkpoint_steps=7, **fields)
+    expected = add_training(database, request)
+    finish_in(tmp_path, database, ranks)
+    row = add_training(database, request)
+    lease = claim(database)
+    killed = subprocess.Popen(
+        launcher_command(ranks, [lease.job_id, str(lease.fence), str(tmp_path)]), start_new_session=True
+    )
+    wait_for(lambda: read_job(database, row).checkpoint is not None)
+    time.sleep(random.Random(ranks).uniform(0, 1))
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert read_ending(tmp_path) is None
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == row).values(state="queued", lease_owner=None, lease_until=None))
+    committed = (read_job(database, row).checkpoint or {})["step"]
+    capfd.readouterr()
+
+    finish_in(tmp_path, database, ranks)
+
+    assert f"from_step={committed} " in capfd.readouterr().err
+
+    one, two = (
+        load(place.store.get(str((read_job(database, each).result or {})["encoder_key"]))) for each in (expected, row)
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def finish_in(folder: Path, database: Database, ranks: int) -> None:
+    lease = claim(database)
+    subprocess.run(launcher_command(ranks, [lease.job_id, str(lease.fence), str(folder)]), check=True, timeout=120)
+    ending = read_ending(folder)
+    assert ending is not None
+    assert ending.result is not None
+    with database.write() as session:
+        finish_job(session, lease, ending.result)
+    (folder / "ending.json").unlink()

@@ -250,6 +250,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        # `migrate` makes it along with the services' rights (shared/roles.py).
+        op.execute("DROP VIEW IF EXISTS open_shards")
     op.drop_table("metrics")
     with op.batch_alter_table("job_parents", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_parents_parent_id"))

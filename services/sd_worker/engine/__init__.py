@@ -1,0 +1,1 @@
+"""Stable Diffusion with less arithmetic than diffusers' pipeline and the same images up to rounding."""

@@ -1,0 +1,1 @@
+"""Finished datasets read back: their manifests, and their shards through a cache on disk."""

@@ -1,0 +1,234 @@
+"""The engine's algebra, part by part, against diffusers' modules."""
+
+import logging
+from collections.abc import Callable
+
+import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from services.sd_worker.engine.schedule import NotLinear, make_schedule
+from services.sd_worker.engine.trajectory import trajectory
+from services.sd_worker.engine.unet import EngineUNet, Unsupported, refuse_other
+from services.sd_worker.engine.upsample import FoldedUpsample
+from services.sd_worker.generators import Engine, load_generator
+from services.sd_worker.pipeline import SCHEDULERS, Generator, load_pipeline
+from shared.settings import PROJECT_ROOT
+from tests.rows import RECIPE
+
+FOLDER = PROJECT_ROOT / "models" / "digits-sd"
+CPU = torch.device("cpu")
+SAMPLER_CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+SAMPLER_CONFIG |= {"skip_prk_steps": True, "clip_sample": False, "set_alpha_to_one": False}
+
+
+def narrow_network(**changes: object) -> UNet2DConditionModel:
+    """The blocks of Stable Diffusion 1, with few channels."""
+    torch.manual_seed(0)
+    usual: dict[str, object] = {
+        "sample_size": 16,
+        "block_out_channels": (32, 64, 96, 96),
+        "layers_per_block": 2,
+        "cross_attention_dim": 24,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**usual | changes).eval()
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("is_guided", [False, True])
+def test_the_network_gives_what_diffusers_network_gives(is_guided: bool, linear: bool) -> None:
+    reference = narrow_network(use_linear_projection=linear).double()
+    engine = EngineUNet(narrow_network(use_linear_projection=linear).double())
+    latents = torch.randn(3, 4, 16, 16, dtype=torch.float64)
+    texts = torch.randn(6 if is_guided else 3, 77, 24, dtype=torch.float64)
+    with torch.inference_mode():
+        (biases,) = engine.time_biases(torch.tensor([421]))
+        found = engine(latents, biases, engine.keys_and_values(texts))
+        expected = reference(latents.repeat(len(texts) // 3, 1, 1, 1), 421, texts, return_dict=False)[0]
+    # diffusers computes the sines of a timestep in float32 whatever the network's type; both do here.
+    assert float((found - expected).abs().max()) < 1e-12 * float(expected.abs().max()) + 1e-13
+
+
+def test_a_guided_step_of_stable_diffusion_1_4_takes_as_many_operations_as_counted() -> None:
+    """2 x 762.57 - 41.71 GFLOP: upsampling folded, keys and values known, the halves one until the first text."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        engine = EngineUNet(unet)
+        (biases,) = engine.time_biases(torch.empty(1))
+        known = engine.keys_and_values(torch.empty(2, 77, 768))
+        with FlopCounterMode(display=False) as counted:
+            engine(torch.empty(1, 4, 64, 64), biases, known)
+    assert counted.get_total_flops() / 1e9 == pytest.approx(2 * 762.57 - 41.71, rel=1e-3)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_folded_upsampling_is_the_doubling_and_its_convolution(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(5, 7, 3, padding=1, bias=has_bias).double()
+    hidden = torch.randn(2, 5, 6, 9, dtype=torch.float64)
+    expected = convolution(F.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+    assert torch.allclose(FoldedUpsample(convolution)(hidden), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 12, 50])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_table_takes_the_steps_of_diffusers_sampler(name: str, steps: int) -> None:
+    """With a network whose output depends on everything it is given."""
+    sampler = SCHEDULERS[name].from_config(SAMPLER_CONFIG)
+    table = make_schedule(SCHEDULERS[name].from_config(SAMPLER_CONFIG), steps)
+    noise = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def network(latents: Tensor, timestep: Tensor) -> Tensor:
+        return torch.sin(latents * 3 + timestep.double() / 100) + 0.1 * latents.roll(1, -1)
+
+    sampler.set_timesteps(steps)
+    expected = noise * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        output = network(sampler.scale_model_input(expected, timestep), timestep)
+        expected = sampler.step(output, timestep, expected, return_dict=False)[0].double()
+
+    history, latents = [noise], noise * table.noise_scale
+    for number, timestep in enumerate(table.timesteps):
+        history.append(network(latents * table.input_scales[number], timestep))
+        row = torch.from_numpy(table.steps[number, : number + 2])
+        latents = torch.tensordot(row, torch.stack(history), dims=1)
+    # diffusers' samplers compute in float32 in places, and the network above makes much of small differences.
+    assert float((latents - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ddim", {"clip_sample": True}),
+        ("dpm++", {"thresholding": True}),
+        ("dpm++", {"algorithm_type": "sde-dpmsolver++"}),
+    ],
+)
+def test_a_sampler_that_clips_or_adds_noise_has_no_table(name: str, setting: dict[str, object]) -> None:
+    with pytest.raises(NotLinear, match=r"Scheduler (clips latents|is set to thresholding or to fresh noise)"):
+        make_schedule(SCHEDULERS[name].from_config(SAMPLER_CONFIG | setting), 10)
+
+
+READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)  # the second in inference mode
+
+
+class HostReads(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func in READS
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_trajectory_never_asks_the_device_for_a_number() -> None:
+    engine = EngineUNet(narrow_network())
+    schedule = make_schedule(SCHEDULERS["pndm"].from_config(SAMPLER_CONFIG), 10)
+    text = torch.randn(2, 77, 24)
+    with HostReads() as reads:
+        trajectory(engine, schedule, torch.randn(2, 4, 16, 16), text, text[0], guidance=2.0)
+    assert reads.count == 0
+    with torch.inference_mode(), HostReads() as reads:
+        torch.ones(1).item()
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_class_embeds": 3}, "num_class_embeds is 3"),
+        ({"act_fn": "gelu"}, "act_fn is 'gelu'"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+        ({"down_block_types": ("AttnDownBlock2D",) + ("DownBlock2D",) * 3}, "block AttnDownBlock2D"),
+    ],
+)
+def test_a_network_with_other_parts_is_refused_by_their_name(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(Unsupported, match=named):
+        refuse_other(narrow_network(**changes))
+
+
+def test_what_the_engine_cannot_draw_is_drawn_by_the_reference_and_said(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path_factory.mktemp("other")
+    pipeline = load_pipeline(FOLDER, CPU)
+    other = UNet2DConditionModel.from_config(dict(pipeline.unet.config) | {"mid_block_scale_factor": 2})
+    other.load_state_dict(pipeline.unet.state_dict())
+    pipeline.unet = other
+    pipeline.save_pretrained(folder)
+    with caplog.at_level(logging.WARNING):
+        generator = load_generator(folder, CPU)
+    assert isinstance(generator, Generator)
+    assert "mid_block_scale_factor is 2" in str(vars(caplog.records[-1]))
+    assert isinstance(load_generator(FOLDER, CPU), Engine)
+
+
+def clipping_pipeline() -> StableDiffusionPipeline:
+    pipeline = load_pipeline(FOLDER, CPU)
+    pipeline.scheduler = SCHEDULERS["pndm"].from_config(dict(pipeline.scheduler.config) | {"clip_sample": True})
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("load", "changes", "reason"),
+    [
+        (lambda: narrow_pipeline(), {"width": 72, "height": 64}, "72 x 64 are not multiples of 64"),
+        (clipping_pipeline, {"scheduler": "ddim"}, "DDIMScheduler clips latents"),
+    ],
+)
+def test_a_recipe_beyond_the_engine_is_drawn_by_the_reference_and_said_once(
+    load: Callable[[], StableDiffusionPipeline],
+    changes: dict[str, object],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = RECIPE.model_copy(update={"steps": 3} | changes)
+    engine = Engine(load(), lambda: Generator(load()))
+    expected = Generator(load()).draw(["zero"], [1], recipe)
+    found = [engine.draw(["zero"], [1], recipe) for _ in range(2)]
+    assert all(np.array_equal(each, expected) for each in found)
+    said = [str(vars(record)) for record in caplog.records if "which is slower" in record.message]
+    assert len(said) == 1
+    assert reason in said[0]
+
+
+def narrow_pipeline() -> StableDiffusionPipeline:
+    """Stable Diffusion 1.4's blocks in every part, with few channels, in the demo model's words."""
+    demo = load_pipeline(FOLDER, CPU)
+    torch.manual_seed(0)
+    unet = narrow_network(cross_attention_dim=demo.text_encoder.config.hidden_size)
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(3)  # outputs as large as the noise, so that a fault reaches the image
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=8,
+    ).eval()
+    demo.register_modules(unet=unet, vae=vae)
+    demo.vae_scale_factor = 8
+    return demo
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_images_of_a_narrow_stable_diffusion_equal_the_reference_within_one_grey_level(
+    name: str, guidance: float
+) -> None:
+    recipe = RECIPE.model_copy(update={"scheduler": name, "guidance": guidance, "steps": 5, "width": 64, "height": 64})
+    prompts, seeds = ["zero", " ".join(["seven"] * 100)], [1, 2]  # 3 tokens, and more than the 77 that are read
+    expected = Generator(narrow_pipeline()).draw(prompts, seeds, recipe)
+    found = Engine(narrow_pipeline(), pytest.fail).draw(prompts, seeds, recipe)
+    assert np.abs((found * 255).round() - (expected * 255).round()).max() <= 1
+    assert expected.std() > 0.05
