@@ -62,6 +62,7 @@ env-example: $(STAMP) ## Write .env.example from the settings
 bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline; results in bench/results/
 	$(BIN)/python -m bench.generate
 	$(BIN)/python -m bench.generation
+	$(BIN)/python -m bench.approximations
 	$(BIN)/python -m bench.accept_in1k
 	$(BIN)/python -m bench.manifest
 	$(BIN)/python -m bench.demo
@@ -69,6 +70,7 @@ bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline
 	$(BIN)/python -m bench.train_step
 	$(BIN)/python -m bench.logistic
 	$(BIN)/python -m bench.claims
+	$(BIN)/python -m bench.worker
 
 fuzz: $(STAMP) lexicon ## Fifty generated requests for each operation of the API
 	SYNTHCLONE_FUZZ_EXAMPLES=50 $(BIN)/python -m pytest tests/prompt_api/test_schema_conformance.py

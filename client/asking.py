@@ -35,6 +35,13 @@ def submit(
     per_class: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiple of the real data set's counts: 1x, 10x...")] = None,
     model: Model = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Approximate: guidance only between these fractions of the trajectory, such as 0.2 0.8."),
+    ] = None,
+    reuse_every: Annotated[
+        int | None, typer.Option(help="Approximate: the network's deep features once in so many evaluations.")
+    ] = None,
     seed: Seed = 0,
     priority: Annotated[int, typer.Option(help="0 to 9; 9 is drawn first within your team.")] = 0,
     deadline: Annotated[
@@ -55,6 +62,7 @@ def submit(
         "seed": seed,
     }
     fields |= {"priority": priority, "deadline": read_time(deadline), "budget": budget(budget_images, budget_seconds)}
+    fields |= {"approximation": approximation(guidance_interval, reuse_every)}
     with usage_errors():
         request = DatasetRequest.model_validate(dataset_fields(classes, prompt, fields))
     chosen = options(context)
@@ -118,6 +126,10 @@ def read_classes(text: str) -> object:
 
 def budget(images: int | None, seconds: float | None) -> dict[str, object] | None:
     return given({"images": images, "worker_seconds": seconds}) or None
+
+
+def approximation(guidance_interval: tuple[float, float] | None, reuse_every: int | None) -> dict[str, object] | None:
+    return given({"guidance_interval": guidance_interval, "reuse_every": reuse_every}) or None
 
 
 def read_time(text: str | None) -> datetime | None:

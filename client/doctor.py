@@ -3,17 +3,22 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from shared.errors import AppError, ConfigurationError, Unavailable
 from shared.settings import Settings
 
 from .console import options, write_json
+from .devices import check_device, check_drawing
 from .session import Client
 from .setup import load_settings
+
+if TYPE_CHECKING:
+    from shared.database import Database
+    from shared.tables import Worker
 
 CLIENT_VARIABLES = ("SYNTHCLONE_API_URL", "SYNTHCLONE_API_TOKEN")
 
@@ -28,17 +33,31 @@ class Finding(BaseModel):
 
 
 class Diagnosis(BaseModel):
+    """`rate` is what `--rate` measured, by the fields of services.sd_worker.rate.Rate."""
+
     findings: list[Finding]
+    rate: dict[str, JsonValue] | None = None
 
 
-def doctor(context: typer.Context) -> None:
+def doctor(
+    context: typer.Context,
+    rate: Annotated[
+        bool, typer.Option("--rate", help="Also draw some batches and tell images per second: up to some minutes.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="To draw with; default: SYNTHCLONE_DEFAULT_MODEL.")] = None,
+) -> None:
     """Check every part this machine's settings name; exits with 0 only when nothing is wrong."""
     chosen = options(context)
+    if model is not None and not rate:
+        raise typer.BadParameter("--model says what --rate draws with; give --rate too")
     settings = load_settings()
     findings = [examine("api", partial(check_api, chosen.api))]
     findings += [examine(part, partial(check, settings)) for part, check in LOCAL_CHECKS.items()]
+    measured: dict[str, JsonValue] = {}
+    if rate:
+        findings.append(examine("rate", partial(check_rate, settings, model, measured)))
     if chosen.as_json:
-        write_json(Diagnosis(findings=findings))
+        write_json(Diagnosis(findings=findings, rate=measured or None))
     else:
         chosen.show(("part", "", "detail"), [(known.part, known.verdict, known.detail) for known in findings])
     raise typer.Exit(max(known.exit_code for known in findings))
@@ -59,16 +78,22 @@ def check_api(url: str | None) -> str:
         return f"{client.connection.url} is ready"
 
 
+def existing_database(settings: Settings) -> "Database":
+    """Raises ConfigurationError rather than making an empty SQLite file."""
+    from shared.database import Database
+
+    if settings.database_url is None and not (settings.data_dir / "synthclone.db").is_file():
+        raise ConfigurationError(f"no database in {settings.data_dir}; run `synthclone up` or `synthclone migrate`")
+    return Database(settings.sqlalchemy_url)
+
+
 def check_database(settings: Settings) -> str:
     from sqlalchemy.exc import DBAPIError
 
-    from shared.database import Database
     from shared.schema import check
 
-    database = Database(settings.sqlalchemy_url)
+    database = existing_database(settings)
     shown = database.engine.url.render_as_string(hide_password=True)
-    if settings.database_url is None and not (settings.data_dir / "synthclone.db").is_file():
-        raise ConfigurationError(f"no database in {settings.data_dir}; run `synthclone up` or `synthclone migrate`")
     try:
         check(database)
     except DBAPIError as error:
@@ -76,6 +101,25 @@ def check_database(settings: Settings) -> str:
             f"{shown} does not answer: {error.orig}; is it up, is SYNTHCLONE_DATABASE_URL right?"
         ) from error
     return f"{shown} is at the newest schema"
+
+
+def check_workers(settings: Settings) -> str:
+    from sqlalchemy.exc import DBAPIError
+
+    from shared.workers import live_workers
+
+    try:
+        with existing_database(settings).read() as session:
+            found = [describe_worker(worker) for worker in live_workers(session, "generate")]
+    except DBAPIError as error:
+        raise Unavailable(f"the database does not tell which workers live: {error.orig}") from error
+    return "; ".join(found) or "none is alive that draws images"
+
+
+def describe_worker(worker: "Worker") -> str:
+    speed = "no rate yet" if worker.images_per_second is None else f"{worker.images_per_second:g} images/s"
+    state = worker.problem or ("draws" if worker.busy else "is idle")
+    return f"{worker.host} on {worker.device} {state}, {speed}"
 
 
 def check_objects(settings: Settings) -> str:
@@ -112,17 +156,12 @@ def check_weights(settings: Settings) -> str:
     return f"{entry.name} at {entry.path(settings)} is what was registered"
 
 
-def check_device(settings: Settings) -> str:
-    import torch
+def check_rate(settings: Settings, model: str | None, measured: dict[str, JsonValue]) -> str:
+    from services.sd_worker.rate import measure_rate
 
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    if settings.device == "cuda":
-        raise ConfigurationError(
-            f"SYNTHCLONE_DEVICE=cuda, but torch {torch.__version__} sees no GPU; install its CUDA build and a driver, "
-            "or set SYNTHCLONE_DEVICE=auto"
-        )
-    return f"CPU, torch {torch.__version__}"
+    found = measure_rate(settings, model)
+    measured.update(found.model_dump(mode="json"))
+    return found.text
 
 
 def check_variables(settings: Settings) -> str:
@@ -142,5 +181,7 @@ LOCAL_CHECKS: dict[str, Callable[[Settings], str]] = {
     "lexicon": check_lexicon,
     "weights": check_weights,
     "device": check_device,
+    "drawing": check_drawing,
+    "workers": check_workers,
     "variables": check_variables,
 }

@@ -20,6 +20,7 @@ from .experimenting import experiment
 from .learning import evaluate, results, train
 from .operating import keys, teams
 from .probing import probe
+from .registering import models
 from .reporting import report
 from .setup import lexicon, load_settings, migrate
 from .testsets import testsets
@@ -130,6 +131,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(teams, name="teams")
 app.add_typer(testsets, name="testsets")
 app.add_typer(encoders, name="encoders")
+app.add_typer(models, name="models")
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from .approximations import AskedApproximation
 from .classes import ClassSelection, Name, images_at_1x, listed_wnids
 from .errors import Rejected
 from .frozen import Frozen
@@ -58,6 +59,9 @@ class Grid(Frozen):
     images_per_class: tuple[Annotated[int, Field(ge=1, le=MOST_IMAGES_PER_CLASS)], ...] = Field((), max_length=50)
     models: Names = Field((), max_length=50, description="Registered models; default: the server's.")
     steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field((), max_length=50, description="Sampler steps.")
+    approximations: tuple[AskedApproximation | None, ...] = Field(
+        (), max_length=50, description="As a dataset's approximation; null draws exactly, as is the default."
+    )
 
     @model_validator(mode="after")
     def check_amount(self) -> Self:
@@ -67,7 +71,8 @@ class Grid(Frozen):
 
     @property
     def combinations(self) -> int:
-        lists = (self.prompts, self.scales, self.sizes or self.images_per_class, self.models, self.steps)
+        amounts = self.sizes or self.images_per_class
+        lists = (self.prompts, self.scales, amounts, self.models, self.steps, self.approximations)
         return math.prod(max(1, len(values)) for values in lists)
 
 
@@ -80,11 +85,12 @@ class Cell(Frozen):
     images_per_class: int | None
     model: str | None
     steps: int | None
+    approximation: AskedApproximation | None = None
 
     @property
     def recipe(self) -> tuple[object, ...]:
         """Of cells that agree in this the smaller is the beginning of the larger."""
-        return (self.prompt, self.scale, self.model, self.steps)
+        return (self.prompt, self.scale, self.model, self.steps, self.approximation)
 
     @property
     def amount(self) -> str:
@@ -99,7 +105,8 @@ class Cell(Frozen):
     def label(self) -> str:
         words = [self.prompt_words, f"guidance {write_scale(self.scale)}", self.amount]
         words += [self.model] if self.model else []
-        return ", ".join(words + ([f"{self.steps} sampler steps"] if self.steps else []))
+        words += [f"{self.steps} sampler steps"] if self.steps else []
+        return ", ".join(words + ([self.approximation.label] if self.approximation else []))
 
 
 def write_scale(scale: float) -> str:
@@ -154,6 +161,7 @@ class ExperimentRequest(Frozen):
             "images_per_class": cell.images_per_class,
             "model": cell.model,
             "steps": cell.steps,
+            "approximation": cell.approximation,
         }
         fields |= {name: value for name, value in amount.items() if value is not None}
         return DatasetRequest.model_validate(fields | {"priority": self.priority})
@@ -230,9 +238,19 @@ def distinct_cells(grids: Sequence[Grid]) -> dict[Cell, int]:
 def cells_of(grid: Grid) -> Iterator[Cell]:
     amounts: list[tuple[str | None, int | None]] = [(None, images) for images in grid.images_per_class]
     amounts = amounts or [(size, None) for size in grid.sizes or ("1x",)]
-    models, steps = grid.models or (None,), grid.steps or (None,)
-    for prompt, scale, model, count, (size, images) in product(grid.prompts, grid.scales, models, steps, amounts):
-        yield Cell(prompt=prompt, scale=scale, size=size, images_per_class=images, model=model, steps=count)
+    ways = product(grid.models or (None,), grid.steps or (None,), grid.approximations or (None,))
+    for prompt, scale, (model, steps, approximation), (size, images) in product(
+        grid.prompts, grid.scales, ways, amounts
+    ):
+        yield Cell(
+            prompt=prompt,
+            scale=scale,
+            size=size,
+            images_per_class=images,
+            model=model,
+            steps=steps,
+            approximation=approximation,
+        )
 
 
 def count_images(classes: ClassSelection, cell: Cell) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -11,6 +12,7 @@ from .errors import ConfigurationError, Rejected
 from .settings import Settings
 from .specs import SchedulerName
 
+DType = Literal["float16", "bfloat16", "float32"]
 BUILT_IN = Path(__file__).parent / "data" / "models.json"
 
 
@@ -40,6 +42,9 @@ class ModelEntry(BaseModel):
     bytes_per_image: int = Field(description="Rough size of one stored image, for estimates only.")
     classes: tuple[str, ...] | None = Field(None, description="The only classes it can draw; null: any text.")
     clip_tokenizer: bool = Field(True, description="Uses OpenAI CLIP's vocabulary.")
+    # Like the device it rounds differently and is no part of a recipe: images drawn before it was changed stay valid.
+    dtype: DType | None = Field(None, description="Computed in; null: float16 on a GPU, float32 on a CPU.")
+    distilled: bool = Field(False, description="Distilled to few steps, such as LCM: its datasets say so.")
 
     def path(self, settings: Settings) -> Path:
         """The folder below models_dir, or else the hub cache's snapshot of exactly the registered revision."""

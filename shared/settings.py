@@ -61,7 +61,12 @@ class Settings(BaseSettings):
     webhook_hours: float = Field(24, gt=0, description="An event that no attempt could deliver is given up after this.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where torch sees one.")
-    batch_size: int = Field(32, gt=0, le=1024, description="Images drawn at once by one generating worker.")
+    batch_size: int | None = Field(
+        None, gt=0, le=1024, description="Images drawn at once by one generating worker; unset: as suits its device."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile what draws images; kernels are kept in data_dir. auto: on GPUs."
+    )
     lease_seconds: float = Field(75, gt=0, description="Work of a silent worker is given to another after this.")
     poll_seconds: float = Field(0.5, gt=0, description="Standalone workers look for work this often.")
     tick_seconds: float = Field(1.0, gt=0, description="The dispatcher looks at the database this often.")
@@ -146,6 +151,10 @@ class Settings(BaseSettings):
     @property
     def cache_dir(self) -> Path:
         return self.data_dir / "cache"
+
+    @property
+    def kernels_dir(self) -> Path:
+        return self.data_dir / "kernels"
 
 
 def env_example() -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, FailFast, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, AwareDatetime, FailFast, Field, TypeAdapter, ValidationInfo, model_validator
 
 from . import seeds
+from .approximations import Approximation, AskedApproximation
 from .classes import ClassSelection
 from .errors import Rejected
 from .frozen import Frozen
@@ -18,6 +19,8 @@ JPEG_QUALITY = 95
 # Beyond this a request is a slip of the keyboard; the total is limited again by Settings.max_images.
 MOST_IMAGES_PER_CLASS = 1_000_000
 MOST_STEPS = 10_000_000
+LATENT_PIXELS = 8  # along a side of an image, for each latent
+MOST_PIXELS = 1024  # along a side; Stable Diffusion 1 was trained at 512 and repeats things far beyond that
 # One fault is told, not one for each of the hundreds of thousands of items that fit into a body.
 Names = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], FailFast()]
 
@@ -29,6 +32,14 @@ def check_size(value: str) -> str:
     return f"{int(number)}x"
 
 
+def check_side(value: int, info: ValidationInfo) -> int:
+    if excess := value % LATENT_PIXELS:
+        smaller, larger = value - excess, value - excess + LATENT_PIXELS
+        raise ValueError(f"{info.field_name} {value} is not a multiple of {LATENT_PIXELS}; take {smaller} or {larger}")
+    return value
+
+
+Side = Annotated[int, Field(ge=LATENT_PIXELS, le=MOST_PIXELS), AfterValidator(check_side)]
 Size = Annotated[str, Field(max_length=8), AfterValidator(check_size)]
 
 
@@ -60,6 +71,11 @@ class DatasetRequest(Frozen):
     model: str | None = Field(None, max_length=100, description="A registered model; default: the server's.")
     scheduler: SchedulerName | None = Field(None, description="Default: the model card's.")
     steps: int | None = Field(None, ge=1, le=1000, description="Sampler steps; default: the model card's.")
+    width: Side | None = Field(None, description="Pixels, a multiple of 8, best of 64; default: the model card's.")
+    height: Side | None = Field(None, description="As width.")
+    approximation: AskedApproximation | None = Field(
+        None, description="Draw sooner and differently; default: exactly. Such images are never mixed with exact ones."
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     priority: int = Field(0, ge=0, le=9, description="9 is drawn first within a team.")
     deadline: AwareDatetime | None = Field(None, description="When to stop with what is drawn by then, balanced.")
@@ -95,7 +111,11 @@ class Recipe(Frozen):
     seed: int
     gate: GateSpec = GateSpec()
     jpeg_quality: int = JPEG_QUALITY
-    engine: Literal["exact"] = "exact"
+    engine: Literal["exact"] | Approximation = "exact"
+
+    @property
+    def approximation(self) -> Approximation | None:
+        return None if self.engine == "exact" else self.engine
 
     @property
     def digest(self) -> str:

@@ -292,7 +292,7 @@ def services_that_keep_files() -> set[str]:
     return {
         path.relative_to(ROOT / "services").parts[0]
         for path, source in sources.items()
-        if re.search(r"settings\.(cache_dir|data_dir|objects_dir)", source)
+        if re.search(r"settings\.(cache_dir|data_dir|kernels_dir|objects_dir)", source)
     }
 
 

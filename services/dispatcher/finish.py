@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from shared import lifecycle
 from shared.database import Database
 from shared.fairness import LEASED
+from shared.not_finite import noted
 from shared.redrawing import counted_damage
 from shared.storage import ObjectStore
 from shared.tables import ACTIVE, TERMINAL, DatasetClass, DatasetShard, Job, JsonObject, Recipe, Shard
@@ -121,7 +122,12 @@ def shortfall(session: Session, job: Job) -> str:
         .where(DatasetShard.job_id == job.id, Shard.error.is_not(None))
         .limit(1)
     )
-    return f"{classes}; {reason or 'the gate rejected every attempt'}"
+    return f"{classes}; {reason or why_rejected(session, job)}"
+
+
+def why_rejected(session: Session, job: Job) -> str:
+    found = noted(session, job.id)
+    return "the gate rejected every attempt" + (f"; of one that is not finite: {found}" if found else "")
 
 
 def manifest(session: Session, job: Job) -> tuple[dict[str, JsonValue], int]:

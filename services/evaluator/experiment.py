@@ -141,6 +141,7 @@ def make_row(known: Experiment, group: Sequence[Tested]) -> Row:
         amount=cell.amount if cell else None,
         model=cell.model if cell else None,
         sampler_steps=cell.steps if cell else None,
+        approximation=cell.approximation.label if cell and cell.approximation else None,
         images=images,
         times=times(known.spec.request, cell, images) if cell else None,
         seeds=tuple(each.arm.seed for each in group),

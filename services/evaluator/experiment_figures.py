@@ -68,12 +68,14 @@ def prompt_series(rows: Sequence[Row], benchmark: str) -> list[Series]:
 def prompt_names(rows: Sequence[Row]) -> list[str]:
     """Short, and different for rows of one guidance scale."""
     vary_model, vary_steps = len({row.model for row in rows}) > 1, len({row.sampler_steps for row in rows}) > 1
+    vary_approximation = len({row.approximation for row in rows}) > 1
     full = [
         ", ".join(
             [
                 row.prompt or "",
                 *([row.model or "default model"] if vary_model else []),
                 *([f"{row.sampler_steps or 'default'} steps"] if vary_steps else []),
+                *([row.approximation or "exact"] if vary_approximation else []),
             ]
         )
         for row in rows
@@ -88,6 +90,7 @@ def size_curves(rows: Sequence[Row], benchmark: str) -> list[Curve]:
         if row.real is None and row.guidance is not None:
             words = [row.prompt or "", f"guidance {write_scale(row.guidance)}", row.model or ""]
             words += [f"{row.sampler_steps} steps"] if row.sampler_steps else []
+            words += [row.approximation or ""]
             groups.setdefault(", ".join(word for word in words if word), []).append(row)
     several = {name: group for name, group in groups.items() if len({row.amount for row in group}) > 1}
     return [

@@ -43,6 +43,7 @@ class Row(Frozen):
     amount: str | None
     model: str | None
     sampler_steps: int | None
+    approximation: str | None = None
     images: int
     times: float | None
     seeds: tuple[int, ...]

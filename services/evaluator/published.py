@@ -69,7 +69,8 @@ def published_top1(
 def setting_of(classes: ClassSelection, cell: Cell) -> Setting | None:
     """None for what was published of no dataset."""
     # Their sampler steps are those of the model's card, which a cell without steps takes.
-    if not isinstance(classes, str) or cell.size is None or cell.model != MODEL or cell.steps is not None:
+    as_published = cell.model == MODEL and cell.steps is None and cell.approximation is None
+    if not isinstance(classes, str) or cell.size is None or not as_published:
         return None
     return Setting(classes, cell.size, cell.prompt.kind, cell.scale)
 

@@ -91,6 +91,7 @@ def cell_of(dataset: DatasetSpec) -> Cell:
         images_per_class=asked.images_per_class,
         model=dataset.model,
         steps=asked.steps,
+        approximation=dataset.recipe.approximation,
     )
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
+from shared.approximations import approximation_of
 from shared.classes import ClassText, images_at_1x
 from shared.database import database_now
 from shared.errors import Rejected
@@ -21,6 +22,7 @@ from .class_rows import PlannedClass, class_texts, insert_classes, worded_classe
 from .new_jobs import VERSION, add_job
 
 DEFAULT_SIZE = "1x"
+LEAST_PIXELS = 64  # along a side: at 8 x 8 latents the smallest level of Stable Diffusion 1 sees a single one
 
 
 class Plan(NamedTuple):
@@ -29,6 +31,19 @@ class Plan(NamedTuple):
     spec: DatasetSpec
     classes: tuple[PlannedClass, ...]
     entry: ModelEntry
+
+    @property
+    def seconds_per_image(self) -> float:
+        return self.entry.seconds_per_image * self._size
+
+    @property
+    def bytes_per_image(self) -> int:
+        return round(self.entry.bytes_per_image * self._size)
+
+    @property
+    def _size(self) -> float:
+        """Pixels of an image, in those of the model card's."""
+        return self.spec.recipe.width * self.spec.recipe.height / self.entry.image_size**2
 
 
 def plan_dataset(request: DatasetRequest, settings: Settings, lexicon: Lexicon) -> Plan:
@@ -86,16 +101,62 @@ def refuse_too_many(classes: Sequence[PlannedClass], request: DatasetRequest, mo
 
 
 def make_recipe(request: DatasetRequest, entry: ModelEntry) -> Recipe:
+    width, height = image_sides(request, entry)
+    steps = request.steps or entry.steps
+    refuse_pointless(request, steps)
     return Recipe(
         model_digest=entry.digest,
         scheduler=request.scheduler or entry.scheduler,
-        steps=request.steps or entry.steps,
+        steps=steps,
         guidance=request.scale,
-        width=entry.image_size,
-        height=entry.image_size,
+        width=width,
+        height=height,
         prompt=request.prompt,
         seed=request.seed,
+        engine=approximation_of(request.approximation, is_distilled=entry.distilled) or "exact",
     )
+
+
+def refuse_pointless(request: DatasetRequest, steps: int) -> None:
+    """An approximation that would change nothing, or everything."""
+    asked = request.approximation
+    if asked is None:
+        return
+    if asked.reuse_every is not None and asked.reuse_every > steps:
+        raise Rejected(
+            f"reuse_every {asked.reuse_every} is more than the {steps} sampler steps; take {steps} or less",
+            pointer="/approximation/reuse_every",
+        )
+    if asked.guidance_interval is None:
+        return
+    pointer = "/approximation/guidance_interval"
+    if request.scale <= 1:
+        raise Rejected(
+            f"guidance_interval {list(asked.guidance_interval)} limits guidance, and scale {request.scale:g} has none; "
+            "leave it out, or take a scale above 1",
+            pointer=pointer,
+        )
+    first, last = asked.guidance_interval
+    if (last - first) * steps < 1 - 1e-9:
+        raise Rejected(
+            f"guidance_interval {list(asked.guidance_interval)} is narrower than one of the {steps} sampler steps; "
+            f"its numbers must be {1 / steps:.3g} or more apart",
+            pointer=pointer,
+        )
+
+
+def image_sides(request: DatasetRequest, entry: ModelEntry) -> tuple[int, int]:
+    """Width and height; a model made for images below LEAST_PIXELS may draw any size from its own."""
+    sides = {"width": request.width or entry.image_size, "height": request.height or entry.image_size}
+    least = min(LEAST_PIXELS, entry.image_size)
+    for name, side in sides.items():
+        if side < least:
+            raise Rejected(
+                f"{name} {side} is below {least}, the least that model {entry.name!r} can draw; "
+                f"take {least} or more, or leave it out for {entry.image_size}",
+                pointer=f"/{name}",
+            )
+    return sides["width"], sides["height"]
 
 
 def refuse_past_deadline(session: Session, request: DatasetRequest) -> None:

@@ -106,6 +106,7 @@ def view_model(settings: Settings, entry: ModelEntry, workers: int) -> ModelView
         image_size=entry.image_size,
         scheduler=entry.scheduler,
         steps=entry.steps,
+        distilled=entry.distilled,
         classes=list(entry.classes) if entry.classes is not None else None,
         available=workers > 0 or entry.missing(settings) is None,
         live_workers=workers,

@@ -28,6 +28,15 @@ DATASETS: dict[str, Example] = {
         "summary": "Varied backgrounds, ten times ImageNet-100",
         "value": {"classes": "in100", "prompt": "background", "size": "10x", "model": "sd14"},
     },
+    "approximated": {
+        "summary": "Sooner and differently: guidance in the middle, deep features of one in three evaluations",
+        "value": {
+            "classes": "digits",
+            "scale": 2,
+            "images_per_class": 32,
+            "approximation": {"guidance_interval": [0.2, 0.8], "reuse_every": 3},
+        },
+    },
     "own classes": {
         "summary": "Classes and wording of your own",
         "value": {

@@ -105,7 +105,10 @@ def spell_out(spec: DatasetFacts | DatasetSpec) -> Asked:
     guidance = spec.recipe.guidance
     classes = f"{spec.class_count:,} class{'' if spec.class_count == 1 else 'es'}"
     words = f"{classes}, {spec.total_images:,} images in all, {prompt_words(spec.recipe.prompt)}"
-    return Asked(f"{words}, guidance scale {guidance}, model {spec.model}", guidance, amount, spec.model)
+    words = f"{words}, guidance scale {guidance}, model {spec.model}"
+    if spec.recipe.approximation is not None:
+        words = f"{words}, {spec.recipe.approximation.label}"
+    return Asked(words, guidance, amount, spec.model)
 
 
 def prompt_words(prompt: PromptSpec) -> str:

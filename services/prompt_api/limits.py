@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
 def wanted_by(plan: Plan) -> Wanted:
     images, budget = plan.spec.total_images, plan.spec.request.budget
     drawn = within(images, budget.images if budget else None)
-    return Wanted(images, drawn * plan.entry.bytes_per_image)
+    return Wanted(images, drawn * plan.bytes_per_image)
 
 
 def wanted_again(old: Job, settings: Settings) -> Wanted:

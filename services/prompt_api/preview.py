@@ -23,8 +23,8 @@ def estimate(plan: Plan) -> Estimate:
         summary=asked.summary,
         images_per_class=asked.images_per_class,
         total_images=images,
-        estimated_bytes=images * plan.entry.bytes_per_image,
-        estimated_worker_hours=round(images * plan.entry.seconds_per_image / 3600, 4),
+        estimated_bytes=images * plan.bytes_per_image,
+        estimated_worker_hours=round(images * plan.seconds_per_image / 3600, 4),
         warnings=warnings(plan),
     )
 

@@ -225,6 +225,7 @@ class ModelView(View):
     image_size: int
     scheduler: SchedulerName
     steps: int
+    distilled: bool = Field(False, description="Distilled to few steps; its datasets say so.")
     classes: list[str] | None = Field(description="The only classes it can draw; null: any text.")
     available: bool = Field(description="Its weights are here or with a live worker.")
     live_workers: int

@@ -1,14 +1,10 @@
 """From shard leases to finished samples, without I/O: what to draw for a slot, and what becomes of each image."""
 
 import hashlib
-import io
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import JsonValue
 
 from shared.classes import ClassText
@@ -18,7 +14,8 @@ from shared.seeds import slot_seed
 from shared.shards import Sample, class_number
 from shared.specs import Recipe
 
-from .gate import Verdict, judge
+from .encoding import Encoded
+from .gate import Verdict
 
 
 class Slot(NamedTuple):
@@ -37,7 +34,7 @@ class Drawing(NamedTuple):
 class Accepted(NamedTuple):
     slot: Slot
     drawing: Drawing
-    image: NDArray[np.uint8]
+    jpeg: bytes
     verdict: Verdict
 
 
@@ -67,12 +64,11 @@ class ShardWork:
         prompt = render(self.recipe.prompt, self.text, slot=slot.slot, background_seed=slot_seed(*place, "background"))
         return Drawing(prompt, slot_seed(*place, "noise"))
 
-    def take(self, slot: Slot, drawing: Drawing, image: NDArray[np.float32]) -> Slot | None:
+    def take(self, slot: Slot, drawing: Drawing, encoded: Encoded) -> Slot | None:
         """Accept the image, or return the slot to draw again, or give the slot up after its last attempt."""
-        verdict = judge(image, self.recipe.gate)
+        verdict, jpeg = encoded
         if verdict.reason is None:
-            pixels = (image * 255).round().astype(np.uint8)  # as diffusers' own conversion to PIL
-            self.accepted.append(Accepted(slot, drawing, pixels, verdict))
+            self.accepted.append(Accepted(slot, drawing, jpeg, verdict))
             return None
         self.rejections[verdict.reason] += 1
         if slot.attempt + 1 < self.recipe.gate.max_attempts:
@@ -84,11 +80,10 @@ class ShardWork:
         return [self.sample(accepted) for accepted in self.accepted]
 
     def sample(self, accepted: Accepted) -> Sample:
-        """The JPEG with everything needed to draw it again by plain diffusers."""
-        slot, drawing, pixels, verdict = accepted
+        """The JPEG with everything needed to draw it again, of an exact recipe by plain diffusers."""
+        slot, drawing, jpeg, verdict = accepted
         lease, recipe = self.lease, self.recipe
         key = f"{lease.class_id}_{slot.slot:08d}"
-        jpeg = encode_jpeg(pixels, recipe.jpeg_quality)
         metadata: dict[str, JsonValue] = {
             "key": key,
             "class_id": lease.class_id,
@@ -111,25 +106,10 @@ class ShardWork:
             "std": verdict.std,
             "sha256": hashlib.sha256(jpeg).hexdigest(),
         }
+        if recipe.approximation is not None:
+            metadata["approximation"] = recipe.approximation.model_dump(mode="json")
         return Sample(key, slot.slot, jpeg, class_number(lease.class_id, lease.class_key), metadata)
 
 
 def next_batch(queue: deque[Slot], size: int) -> list[Slot]:
     return [queue.popleft() for _ in range(min(size, len(queue)))]
-
-
-def take_images(
-    works: dict[int, ShardWork], batch: Sequence[tuple[Slot, Drawing]], images: NDArray[np.float32]
-) -> list[Slot]:
-    """Hand each image to its shard; returns the slots to draw again."""
-    again = [
-        works[slot.shard_id].take(slot, drawing, image) for (slot, drawing), image in zip(batch, images, strict=True)
-    ]
-    return [slot for slot in again if slot is not None]
-
-
-def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """4:4:4 JPEG: colour edges of small images survive."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0, optimize=False)
-    return buffer.getvalue()

@@ -3,28 +3,52 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from numpy.typing import NDArray
+from torch import Tensor
 
+from shared.errors import ConfigurationError
 from shared.specs import Recipe
 
-from .engine.schedule import NotLinear, Schedule, make_schedule
-from .engine.trajectory import decoded, fold_upsampling, trajectory, unit_noise
+from .drain import fetched
+from .drawn import Pending
+from .engine.approximations import ApproximatedStep, Evaluations, kept, plan_evaluations, reused
+from .engine.attention import PREFERRED
+from .engine.compiled import Compiled
+from .engine.kernels import device_name, keep_kernels, versions
+from .engine.memory import GIB, Load, decoded_at_once, free_bytes, needs_of
+from .engine.schedule import NotLinear, make_schedule
+from .engine.trajectory import (
+    Decode,
+    Step,
+    Table,
+    decoded,
+    decoded_part,
+    evaluated,
+    fold_upsampling,
+    make_table,
+    trajectory,
+    unit_noise,
+)
 from .engine.unet import EngineUNet, Unsupported, refuse_other
-from .pipeline import SCHEDULERS, Embeddings, Generator, load_pipeline
+from .feed import beside
+from .machine import Machine
+from .pipeline import SCHEDULERS, Embeddings, Generator, load_pipeline, refuse_approximated
 
 logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 
 class Engine:
     """A loaded model. `load_reference` is called for a recipe that the engine cannot draw, once."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, load_reference: Callable[[], Generator]) -> None:
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, load_reference: Callable[[], Generator], machine: Machine
+    ) -> None:
         """Takes the pipeline over: it cannot be called itself afterwards. Raises Unsupported with nothing changed."""
         refuse_other(pipeline.unet)
         self.embeddings = Embeddings(pipeline)
@@ -32,28 +56,78 @@ class Engine:
         self.unet = EngineUNet(pipeline.unet).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fold_upsampling(pipeline.vae.decoder)
         self.vae = pipeline.vae.to(memory_format=torch.channels_last)
-        self.device = pipeline._execution_device
+        self.machine = machine
+        self.step: Step = evaluated
+        self.keep, self.reuse = kept, reused
+        self.decode: Decode = decoded_part
+        if machine.backend is not None:
+            # Tried out while compiling, for shapes that never change afterwards.
+            torch.backends.cudnn.benchmark = True
+            self.step = Compiled(evaluated, machine.backend)
+            self.keep, self.reuse = Compiled(kept, machine.backend), Compiled(reused, machine.backend)
+            self.decode = Compiled(decoded_part, machine.backend)
+        self._name = Path(pipeline.name_or_path).name
         self._load_reference = load_reference
         self._reference: Generator | None = None
         self._sampler_config = pipeline.scheduler.config
         self._pixels = pipeline.vae_scale_factor  # along a side of a latent
-        self._schedules: dict[tuple[str, int], Schedule] = {}
+        self._tables: dict[tuple[str, int], Table] = {}
+        self._fitting: set[Load] = set()
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> NDArray[np.float32]:
-        """One image per prompt and seed: (N, height, width, 3) in 0..1; NaN is passed on for the gate to see."""
+    def start(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> Pending:
+        """One image per prompt and seed. On a GPU it returns before they are drawn.
+
+        Raises ConfigurationError where the machine's batch does not fit into the GPU's memory.
+        """
         try:
-            schedule, shape = self.schedule(recipe), self.latent_shape(recipe)
+            shape, table = self.latent_shape(recipe), self.table(recipe)
         except (NotLinear, Unsupported) as problem:
-            return self.reference(str(problem)).draw(prompts, seeds, recipe)
+            refuse_approximated(recipe, str(problem))
+            return self.reference(str(problem)).start(prompts, seeds, recipe)
+        load = self.load(recipe)
+        if self.machine.device.type == "cuda" and load not in self._fitting:
+            load.refuse_beyond(free_bytes(self.machine.device))
+            self._fitting.add(load)
+        try:
+            pixels, is_finite = self.draw(self.filled(prompts), self.filled(seeds), recipe, shape, table)
+        except torch.OutOfMemoryError as error:
+            raise load.ran_out(error) from error
+        return fetched(pixels[: len(prompts)], is_finite[: len(prompts)])
+
+    def filled(self, values: Sequence[Value]) -> list[Value]:
+        """As many as was compiled for: the last one again and again."""
+        missing = self.machine.batch - len(values)
+        if self.machine.backend is None:
+            return list(values)
+        if missing < 0:
+            raise ValueError(f"{len(values)} images asked of an engine compiled for batches of {self.machine.batch}")
+        return [*values, *[values[-1]] * missing]
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe, shape: tuple[int, int, int], table: Table
+    ) -> tuple[Tensor, Tensor]:
+        device, is_guided = self.machine.device, recipe.guidance > 1
+        with beside(device) as feed:
+            noise = feed(unit_noise(shape, seeds, device, self.unet.network.dtype))
+            texts = feed(torch.stack([self.embeddings.of(prompt) for prompt in prompts]))
+            empty = feed(self.embeddings.of("")) if is_guided else None
         latents = trajectory(
-            self.unet,
-            schedule,
-            unit_noise(shape, seeds, self.device, self.unet.network.dtype),
-            torch.stack([self.embeddings.of(prompt) for prompt in prompts]),
-            self.embeddings.of("") if recipe.guidance > 1 else None,
-            guidance=recipe.guidance,
+            self.unet, table, noise, texts, empty, guidance=recipe.guidance, step=self.step_of(recipe, table)
         )
-        return decoded(self.vae, latents)
+        at_once = decoded_at_once(self.machine.batch, recipe.height * recipe.width)
+        return decoded(self.vae, latents, at_once=at_once, decode=self.decode)
+
+    def step_of(self, recipe: Recipe, table: Table) -> Step:
+        """Of one trajectory."""
+        if recipe.approximation is None:
+            return self.step
+        plan = plan_evaluations(len(table.input_scales), recipe.approximation, has_guidance=recipe.guidance > 1)
+        return ApproximatedStep(plan, Evaluations(self.step, self.keep, self.reuse))
+
+    def load(self, recipe: Recipe) -> Load:
+        size = {"height": recipe.height, "width": recipe.width}
+        needs = needs_of(self.unet, self.vae, is_guided=recipe.guidance > 1, **size)
+        return Load(self._name, self.machine.batch, needs=needs, **size)
 
     def latent_shape(self, recipe: Recipe) -> tuple[int, int, int]:
         least = self._pixels * self.unet.smallest_side
@@ -61,12 +135,12 @@ class Engine:
             raise Unsupported(f"{recipe.width} x {recipe.height} are not multiples of {least}")
         return (self.unet.network.config.in_channels, recipe.height // self._pixels, recipe.width // self._pixels)
 
-    def schedule(self, recipe: Recipe) -> Schedule:
+    def table(self, recipe: Recipe) -> Table:
         key = (recipe.scheduler, recipe.steps)
-        if key not in self._schedules:
+        if key not in self._tables:
             sampler = SCHEDULERS[recipe.scheduler].from_config(self._sampler_config)
-            self._schedules[key] = make_schedule(sampler, recipe.steps)
-        return self._schedules[key]
+            self._tables[key] = make_table(self.unet, make_schedule(sampler, recipe.steps), self.machine.device)
+        return self._tables[key]
 
     def reference(self, reason: str) -> Generator:
         """The weights once more: the engine took its own apart."""
@@ -76,17 +150,49 @@ class Engine:
         return self._reference
 
 
-def load_generator(folder: Path, device: torch.device) -> Engine | Generator:
-    """The engine, or the reference for a network with parts that the engine does not know."""
+def load_generator(folder: Path, machine: Machine) -> Engine | Generator:
+    """The engine, or the reference for a network with parts that the engine does not know.
+
+    Raises ConfigurationError where the weights are not whole or do not fit into the device's memory.
+    """
+
+    def load() -> StableDiffusionPipeline:
+        try:
+            return load_pipeline(folder, machine.device, machine.dtype)
+        except torch.OutOfMemoryError as error:
+            raise ConfigurationError(
+                f"the weights of model {folder.name!r} do not fit into the GPU's memory, of which "
+                f"{free_bytes(machine.device) / GIB:.1f} GiB are free; end what else uses it, or use another GPU"
+            ) from error
 
     def load_reference() -> Generator:
-        return Generator(load_pipeline(folder, device))
+        return Generator(load())
 
     try:
-        return Engine(load_pipeline(folder, device), load_reference)
+        engine = Engine(load(), load_reference, machine)
     except Unsupported as problem:
         warn(str(problem))
         return load_reference()
+    kernels = None
+    if machine.backend is not None:
+        kernels = keep_kernels(machine.kernels_dir, machine.device, machine.batch)
+    tell(folder, machine, kernels)
+    return engine
+
+
+def tell(folder: Path, machine: Machine, kernels: Path | None) -> None:
+    on_gpu = machine.device.type == "cuda"
+    logger.info(
+        "engine loaded",
+        extra={
+            "model": folder.name,
+            "device": device_name(machine.device),
+            "batch": machine.batch,
+            "attention": [backend.name for backend in PREFERRED] if on_gpu else "torch's choice",
+            "kernels": None if kernels is None else str(kernels),
+            **versions(),
+        },
+    )
 
 
 def warn(reason: str) -> None:

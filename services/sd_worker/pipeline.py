@@ -6,7 +6,6 @@ from pathlib import Path
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
-import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -16,9 +15,14 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.utils.logging import disable_progress_bar
-from numpy.typing import NDArray
+from transformers.utils.logging import disable_progress_bar as disable_progress_bar_of_text_encoders
 
+from shared.errors import Rejected
+from shared.models import DType
 from shared.specs import Recipe
+
+from .checkpoint import load_parts
+from .drawn import Ready, as_drawn
 
 SCHEDULERS = {
     "pndm": PNDMScheduler,
@@ -29,11 +33,21 @@ SCHEDULERS = {
 CACHED_PROMPTS = 4096
 
 
-def load_pipeline(folder: Path, device: torch.device) -> StableDiffusionPipeline:
+def torch_dtype(device: torch.device, dtype: DType | None) -> torch.dtype:
+    """A model card's, or what suits the device."""
+    chosen: torch.dtype = getattr(torch, dtype or ("float16" if device.type == "cuda" else "float32"))
+    return chosen
+
+
+def load_pipeline(folder: Path, device: torch.device, dtype: DType | None = None) -> StableDiffusionPipeline:
+    """Raises ConfigurationError where the weights are not whole."""
     disable_progress_bar()
+    disable_progress_bar_of_text_encoders()
+    chosen = torch_dtype(device, dtype)
     loaded = StableDiffusionPipeline.from_pretrained(
         folder,
-        dtype=torch.float16 if device.type == "cuda" else torch.float32,
+        **load_parts(folder, chosen),
+        dtype=chosen,
         local_files_only=True,
         use_safetensors=True,
         # Its verdict belongs into the metadata; blackened images would silently thin out a class.
@@ -71,11 +85,14 @@ class Generator:
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.pipeline = pipeline
+        # One image at a time: its tensors have 2^31 elements from 32 images of 512 x 512 on, which torch cannot double.
+        pipeline.vae.enable_slicing()
         self.embeddings = Embeddings(pipeline)
         self._scheduler_config = pipeline.scheduler.config
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> NDArray[np.float32]:
-        """One image per prompt and seed: (N, height, width, 3) in 0..1; NaN is passed on for the gate to see."""
+    def start(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> Ready:
+        """One image per prompt and seed. Raises Rejected for an approximated trajectory."""
+        refuse_approximated(recipe, "the engine does not know the model's parts")
         schedule = SCHEDULERS[recipe.scheduler]
         self.pipeline.scheduler = schedule.from_config(self._scheduler_config)
         guided = recipe.guidance > 1
@@ -89,4 +106,14 @@ class Generator:
             height=recipe.height,
             output_type="np",
         )
-        return np.asarray(result.images, dtype=np.float32)
+        return Ready(as_drawn(result.images))
+
+
+def refuse_approximated(recipe: Recipe, reason: str) -> None:
+    """A model that is an approximation by its weights alone is drawn as any other."""
+    approximation = recipe.approximation
+    if approximation is not None and approximation.is_of_the_trajectory:
+        raise Rejected(
+            f"{approximation.label} cannot be drawn: {reason}, so diffusers' own pipeline would draw, which has no "
+            "approximations; ask for the dataset without one, or change what stands in the way"
+        )

@@ -3,11 +3,14 @@
 from shared.settings import Settings
 from shared.tasks import CeleryWorker, Consumer
 
+from .pinning import pinned
+
 
 def make_consumer(settings: Settings) -> Consumer:
+    own = pinned(settings)
     from .worker import ShardWorker  # loads torch: only in the pool child
 
-    return ShardWorker(settings)
+    return ShardWorker(own)
 
 
 app = CeleryWorker("generate", __name__, make_consumer).app

@@ -1,22 +1,14 @@
 """Claims shards, draws their slots in batches that span shards, stores and commits each shard when it is complete."""
 
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from shared.vision.device import choose_device
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from shared import leases, tables
 from shared.errors import ConfigurationError
@@ -31,28 +23,25 @@ from shared.tasks import attempt
 from shared.watchdog import Watchdog, pending_shards
 from shared.workers import Presence
 
-from .generate import ShardWork, Slot, next_batch, take_images
+from .batches import Batches, Generator, Order
+from .claims import Claims
+from .gate import NOT_FINITE
+from .generate import ShardWork, Slot, next_batch
 from .health import Readiness
 from .keeper import LeaseKeeper
+from .machine import Machine, machine_of
+from .overflow_reports import OverflowReports
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
+MakeGenerator = Callable[[Path, Machine], Generator]
 
 
-class Generator(Protocol):
-    """A loaded model: one image per prompt and seed, (N, height, width, 3) in 0..1."""
-
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> NDArray[np.float32]: ...
-
-
-MakeGenerator = Callable[[Path, torch.device], Generator]
-
-
-def load_generator(folder: Path, device: torch.device) -> Generator:
+def load_generator(folder: Path, machine: Machine) -> Generator:
     from . import generators  # diffusers takes seconds to import, and not every worker draws with it
 
-    return generators.load_generator(folder, device)
+    return generators.load_generator(folder, machine)
 
 
 def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -68,20 +57,25 @@ def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
 
 
 class ShardWorker:
-    """The generating worker's state between batches: shards in hand, slots to draw, uploads under way."""
+    """The generating worker's state: shards in hand, slots to draw, batches and uploads under way."""
 
     def __init__(self, settings: Settings, *, make_generator: MakeGenerator = load_generator) -> None:
         self.settings = settings
         self._make_generator = make_generator
         self.database = open_database(settings.sqlalchemy_url)
         self.store: ObjectStore = open_store(settings)
-        self.device = choose_device(settings.device)
+        self.machine = machine_of(settings)
+        self.device = self.machine.device
         self.models, problems = usable_models(settings)
         for name, problem in problems.items():
             logger.warning("model cannot be used here", extra={"model": name, "reason": problem})
         self.presence = Presence(self.database, "generate", device=str(self.device), models=self.models)
         self.keeper = LeaseKeeper(self.database, lease_seconds=settings.lease_seconds)
         self.fitness = Fitness(self.presence, [self.store.check])
+        self.claims = Claims(
+            settings, self.database, self.presence, models=self.models, keeper=self.keeper, fitness=self.fitness
+        )
+        self.overflows = OverflowReports(settings, self.database, self.device)
         self.uploads = Uploads(settings, self.database, self.store, keeper=self.keeper, fitness=self.fitness)
         self.watchdog = Watchdog(
             settings,
@@ -94,11 +88,10 @@ class ShardWorker:
         self.readiness = Readiness(settings, self.database, self.store, problems)
         self.works: dict[int, ShardWork] = {}
         self.queue: deque[Slot] = deque()
+        self.batches = Batches()
         self.next_leases: list[ShardLease] = []
-        self.is_alone = False
         self.recipe_digest: str | None = None
-        self.claim_until = math.inf
-        self.failures = 0
+        self.failures = self.drawn = 0
         self.generator: tuple[str, Generator] | None = None
         self.presence.start()
         self.keeper.start()
@@ -108,27 +101,54 @@ class ShardWorker:
         self.watchdog.stop()
         self.readiness.stop()
         self.keeper.stop()
+        self.batches.close()
         self.uploads.close()
         self.presence.stop()
 
     def work(self, stop: threading.Event) -> bool:
-        """Draw until nothing is pending; when told to stop, give everything unfinished back."""
+        """Draw until nothing is pending; when told to stop, finish what was begun and give the rest back."""
         self.watchdog.tried()
         self.fitness.require()
-        started, drawn = time.monotonic(), 0
-        self.claim_until = started + self.settings.drain_seconds
+        self.claims.open()
+        started, self.drawn = time.monotonic(), 0
         try:
-            while not stop.is_set():
-                self.refill()
-                if not self.queue:
-                    break
-                self.presence.set_busy(True)
-                drawn += self.draw_batch()
+            while not stop.is_set() and self.turn():
                 self.upload_complete(stop)
-                self.presence.images_per_second = round(drawn / (time.monotonic() - started), 3)
-            return drawn > 0
+                self.presence.images_per_second = round(self.drawn / (time.monotonic() - started), 3)
+            self.finish()
+            self.upload_complete(stop)
+            return self.drawn > 0
         finally:
             self.settle()
+
+    def turn(self) -> bool:
+        """Give the device a batch, take what is done; False when there is nothing to do."""
+        self.refill()
+        if not self.queue and self.batches.is_empty:
+            return False
+        self.presence.set_busy(True)
+        if self.can_start():
+            self.start_batch()
+        elif self.batches.drawing:
+            self.land()
+        else:
+            self.collect()
+        if self.batches.must_land:
+            self.land()
+        while self.batches.must_collect:
+            self.collect()
+        return True
+
+    def can_start(self) -> bool:
+        """Whether there is a full batch; what is less waits for what the gate may send back."""
+        return len(self.queue) >= self.machine.batch or (len(self.queue) > 0 and self.batches.is_empty)
+
+    def finish(self) -> None:
+        """Take all that is on the device."""
+        while self.batches.drawing:
+            self.land()
+        while self.batches.encoding:
+            self.collect()
 
     def settle(self) -> None:
         """Wait for the uploads, give the rest back; then raise what an upload met, such as a store that is away."""
@@ -144,55 +164,24 @@ class ShardWorker:
     def refill(self) -> None:
         """Claim ahead so that the next batch is full, as long as the recipe stays the same."""
         self.forget_lost()
-        while len(self.queue) < self.settings.batch_size:
+        while len(self.queue) < self.machine.batch:
             claimed = self.next_leases or self.claim()
             self.next_leases = []
             if not claimed:
                 return
-            if self.queue and claimed[0].recipe_digest != self.recipe_digest:
+            is_under_way = bool(self.queue) or not self.batches.is_empty
+            if is_under_way and claimed[0].recipe_digest != self.recipe_digest:
                 self.next_leases = claimed  # another recipe waits until this one's slots are drawn
                 return
-            if not attempt(partial(self.accept, claimed), on_failure=partial(self.give_up, claimed)):
+            accept = partial(self.on_device, [], partial(self.accept, claimed))
+            if not attempt(accept, on_failure=partial(self.give_up, claimed)):
                 self.count_failure()
 
     def claim(self) -> list[ShardLease]:
-        """A few pending shards, unless this worker has gone on for long enough or cannot store what it would draw."""
-        is_full_handed = not self.keeper.is_empty
-        self.is_alone &= is_full_handed
-        if self.is_alone or time.monotonic() > self.claim_until or not self.fitness.is_well():
-            return []
-        claimed_at = time.monotonic()
-        with self.database.write() as session:
-            claimed = leases.claim_shards(
-                session,
-                worker=self.presence.id,
-                models=self.models,
-                limit=-(-self.settings.batch_size // self.settings.shard_slots) + 1,
-                lease_seconds=self.settings.lease_seconds,
-            )
-            claimed = self.set_suspects_apart(session, claimed, is_full_handed=is_full_handed)
+        claimed = self.claims.claim(images=self.machine.batch)
         # After the machine slept, a shard can come back before its old slots were forgotten here.
         self.forget({lease.shard_id for lease in claimed})
-        self.keeper.add(claimed, claimed_at=claimed_at)
         return claimed
-
-    def set_suspects_apart(
-        self, session: Session, claimed: list[ShardLease], *, is_full_handed: bool
-    ) -> list[ShardLease]:
-        """A shard that was lost before may have killed its worker: drawn alone it takes no other shard with it."""
-        query = select(tables.Shard.id).where(
-            tables.Shard.id.in_([lease.shard_id for lease in claimed]), tables.Shard.attempts > 1
-        )
-        suspects = set(session.scalars(query).all()) if claimed else set()
-        if not suspects:
-            return claimed
-        self.is_alone = True
-        if is_full_handed:
-            chosen = [lease for lease in claimed if lease.shard_id not in suspects]
-        else:
-            chosen = [lease for lease in claimed if lease.shard_id in suspects][:1]
-        leases.release(session, [lease for lease in claimed if lease not in chosen])
-        return chosen
 
     def accept(self, claimed: list[ShardLease]) -> None:
         with self.database.read() as session:
@@ -209,7 +198,8 @@ class ShardWorker:
         entry = model_of_digest(self.settings, model, recipe.model_digest)
         if self.generator is None or self.generator[0] != model:
             self.generator = None  # free the old weights first
-            self.generator = (model, self._make_generator(entry.path(self.settings), self.device))
+            machine = self.machine._replace(dtype=entry.dtype)
+            self.generator = (model, self._make_generator(entry.path(self.settings), machine))
 
     def forget_lost(self) -> None:
         lost = {shard_id for shard_id, shard in self.works.items() if not self.keeper.is_held(shard.lease)}
@@ -221,35 +211,65 @@ class ShardWorker:
         self.keeper.drop([self.works.pop(shard_id).lease for shard_id in shard_ids if shard_id in self.works])
         self.queue = deque(slot for slot in self.queue if slot.shard_id not in shard_ids)
 
-    def draw_batch(self) -> int:
-        """Draw one batch; if that fails, every shard in it loses this attempt. Returns the images drawn."""
-        batch = next_batch(self.queue, self.settings.batch_size)
-        drawn = [self.works[shard_id].lease for shard_id in {slot.shard_id for slot in batch}]
-        if attempt(partial(self.draw, batch), on_failure=partial(self.give_up, drawn)):
+    def start_batch(self) -> None:
+        generator = self.generator
+        assert generator is not None
+        slots = next_batch(self.queue, self.machine.batch)
+        orders = [Order(self.works[slot.shard_id], slot) for slot in slots]
+        self.try_on(orders, partial(self.batches.start, generator[1], orders))
+
+    def land(self) -> None:
+        self.try_on(self.batches.drawing[0].orders, self.batches.land)
+
+    def collect(self) -> None:
+        """Hand each image to its shard, unless that was lost meanwhile."""
+        batch = self.batches.encoding.popleft()
+
+        def take() -> None:
+            results = [result for result in batch.results() if self.has(result[0])]
+            taken = [order.shard.take(order.slot, drawing, encoded) for order, drawing, encoded in results]
+            # Rejected slots go first: their shard is the one nearest to completion.
+            self.queue.extendleft(slot for slot in reversed(taken) if slot is not None)
+            self.drawn += len(taken)
             self.failures = 0
-            return len(batch)
-        self.count_failure()
-        return 0
+            for order, drawing, encoded in results:
+                if encoded.verdict.reason == NOT_FINITE:
+                    self.overflows.report(order.shard, drawing)
+
+        self.try_on(batch.orders, take)
+
+    def has(self, order: Order) -> bool:
+        """A shard that was lost can be here again, by a later lease; then the work is another."""
+        return self.works.get(order.slot.shard_id) is order.shard
+
+    def try_on(self, orders: list[Order], action: Callable[[], None]) -> None:
+        """If one step of a batch fails, every shard in it loses this attempt."""
+
+        def give_up(reason: str) -> None:
+            self.give_up(leases_of(filter(self.has, orders)), reason)
+
+        if not attempt(partial(self.on_device, orders, action), on_failure=give_up):
+            self.count_failure()
+
+    def on_device(self, orders: list[Order], action: Callable[[], None]) -> None:
+        """An error of the accelerator itself leaves a process that cannot draw any more.
+
+        No batch under way can be told from the one that caused it.
+        """
+        try:
+            action()
+        except torch.AcceleratorError as error:
+            reason = f"{self.device} failed: {error}"
+            logger.error("the device failed, so this process ends", extra={"reason": reason})
+            orders = [*orders, *(order for batch in self.batches.drawing for order in batch.orders)]
+            self.give_up(leases_of(filter(self.has, orders)), reason)
+            raise SystemExit(f"{reason}; a fresh process is due") from error
 
     def count_failure(self) -> None:
         """A GPU can fail for good within one process; then the next shards belong to a fresh one."""
         self.failures += 1
         if self.failures == MOST_FAILURES:
             raise SystemExit(f"{MOST_FAILURES} failures in a row; see the log")
-
-    def draw(self, batch: list[Slot]) -> None:
-        assert self.generator is not None
-        recipe = self.works[batch[0].shard_id].recipe
-        drawings = [self.works[slot.shard_id].drawing(slot) for slot in batch]
-        prompts = [drawing.prompt.text for drawing in drawings]
-        began = time.monotonic()
-        images = self.generator[1].draw(prompts, [drawing.seed for drawing in drawings], recipe)
-        seconds_per_slot = (time.monotonic() - began) / len(batch)
-        for slot in batch:
-            self.works[slot.shard_id].seconds += seconds_per_slot
-        again = take_images(self.works, list(zip(batch, drawings, strict=True)), images)
-        # Rejected slots go first: their shard is the one nearest to completion.
-        self.queue.extendleft(reversed(again))
 
     def give_up(self, failed: list[ShardLease], reason: str) -> None:
         self.forget({lease.shard_id for lease in failed})
@@ -266,8 +286,13 @@ class ShardWorker:
 
     def give_back(self) -> None:
         """With no upload under way, every lease still held is unfinished: back to the queue, attempts uncounted."""
+        self.batches.drop()
         self.works.clear()
         self.queue.clear()
         self.next_leases = []
         with self.database.write() as session:
             leases.release(session, self.keeper.drop_all())
+
+
+def leases_of(orders: Iterable[Order]) -> list[ShardLease]:
+    return list({order.slot.shard_id: order.shard.lease for order in orders}.values())

@@ -8,32 +8,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 from shared.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-SERVICES = (
-    "services.prompt_api",
-    "services.dispatcher",
-    "services.sd_worker",
-    "services.trainer",
-    "services.evaluator",
-)
-# Started only where webhooks may go somewhere.
-SENDER = "services.webhooks"
 STOP_SECONDS = 9.0
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 
 
+class Service(NamedTuple):
+    """A module to run, and the variables it gets."""
+
+    module: str
+    environment: Mapping[str, str]
+
+
 class Child:
     """One service: its process now, and how often in a row it died young."""
 
-    def __init__(self, module: str, environment: Mapping[str, str], log: IO[bytes] | None) -> None:
-        self.module = module
-        self._environment, self._log = environment, log
+    def __init__(self, service: Service, log: IO[bytes] | None) -> None:
+        self.module, self._environment = service
+        self._log = log
         self._deaths = 0
         self._again_at: float | None = None
         self._start()
@@ -97,12 +95,12 @@ def kill_group(leader: int) -> None:
 class Supervisor:
     """A context manager: inside it the services run, after it none does."""
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], *, log: IO[bytes] | None) -> None:
-        self._modules, self._environment, self._log = modules, environment, log
+    def __init__(self, services: Sequence[Service], *, log: IO[bytes] | None) -> None:
+        self._services, self._log = services, log
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
-        self._children = [Child(module, self._environment, self._log) for module in self._modules]
+        self._children = [Child(service, self._log) for service in self._services]
         return self
 
     def __exit__(

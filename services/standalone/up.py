@@ -10,10 +10,12 @@ from typing import IO
 import httpx2
 
 from shared.errors import Unavailable
+from shared.gpus import driver_files
 from shared.settings import Settings
 
 from .folder import prepare
-from .supervisor import SENDER, SERVICES, Supervisor
+from .roster import count_usable_gpus, make_roster
+from .supervisor import Supervisor
 
 READY_SECONDS = 90.0
 TEND_SECONDS = 0.5
@@ -33,12 +35,10 @@ def up(settings: Settings, stop: threading.Event, *, announce: Callable[[str], N
 def services(settings: Settings, *, log: IO[bytes] | None) -> Iterator[Supervisor]:
     """The services run inside; what they log goes to `log`, or to this process's own stderr."""
     prepare(settings)
-    with Supervisor(modules(settings), environment(settings), log=log) as supervisor:
+    variables = environment(settings)
+    roster = make_roster(settings, variables, gpus=count_usable_gpus(settings, variables, files=driver_files()))
+    with Supervisor(roster, log=log) as supervisor:
         yield supervisor
-
-
-def modules(settings: Settings) -> tuple[str, ...]:
-    return (*SERVICES, SENDER) if settings.webhook_hosts else SERVICES
 
 
 def address(settings: Settings) -> str:

@@ -109,6 +109,20 @@ def test_limits_of_submit_reach_the_request(place: Place) -> None:
     assert (request["priority"], request["budget"]) == (7, {"images": 5, "worker_seconds": 60.0})
 
 
+def test_an_approximation_of_submit_reaches_the_request(place: Place) -> None:
+    job_id = submitted(place, *SMALL, "--guidance-interval", "0.2", "0.8", "--reuse-every", "3")
+    with Client(place.url) as client:
+        request = client.datasets.get(job_id).spec["request"]
+    assert isinstance(request, dict)
+    assert request["approximation"] == {"guidance_interval": [0.2, 0.8], "reuse_every": 3}
+
+
+def test_a_bad_approximation_is_refused_before_anything_is_sent(place: Place) -> None:
+    done = run("--api", place.url, *SMALL, "--guidance-interval", "0.8", "0.2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "[0.8, 0.2] is empty" in done.stderr
+
+
 def test_verification_of_a_dataset_without_images_is_refused(place: Place) -> None:
     done = run("--api", place.url, "verify", submitted(place, *SMALL))
     assert done.returncode == 3

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from services.dispatcher.tick import tick
 from shared import leases, lifecycle
 from shared.database import Database
+from shared.not_finite import note_not_finite
 from shared.settings import Settings
 from shared.storage import LocalStore
 from shared.tables import Event, Job
@@ -63,6 +64,21 @@ def test_a_class_that_is_short_makes_the_dataset_partial_and_is_named(database: 
     assert job.state == "partial"
     assert job.error is not None
     assert job.error["detail"] == "2 of 10 images are missing: a 2; the gate rejected every attempt"
+
+
+def test_a_dataset_that_is_short_tells_where_an_image_was_not_finite(database: Database, tmp_path: Path) -> None:
+    told, other = dataset(database, a=10), dataset(database, b=10)
+    ticked(database, tmp_path)
+    leased = {lease.class_id: lease for lease in (*claim(database), *claim(database))}
+    with database.write() as session:
+        note_not_finite(session, leased["a"].shard_id, prompt="a", seed=1, detail="unet.conv_in overflows")
+        for lease in leased.values():
+            leases.commit(session, lease, stored(lease, short=(2,)))
+    ticked(database, tmp_path)
+    with database.read() as session:
+        details = [str((session.get_one(Job, job_id).error or {})["detail"]) for job_id in (told, other)]
+    assert details[0].endswith("the gate rejected every attempt; of one that is not finite: unet.conv_in overflows")
+    assert details[1].endswith("the gate rejected every attempt")
 
 
 def test_a_cancelled_dataset_keeps_what_was_accepted(database: Database, tmp_path: Path) -> None:

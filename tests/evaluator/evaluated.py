@@ -16,6 +16,7 @@ from torch import Tensor
 from services.evaluator.evaluate import Place, evaluate
 from services.evaluator.predictions import Predictions
 from services.evaluator.report import Report, report_benchmark
+from shared.approximations import approximation_of
 from shared.realsets import RealSet
 from shared.specs import DatasetRequest, DatasetSpec, EvaluationRequest, EvaluationSpec, TrainingRequest, TrainingSpec
 from shared.tables import Job, JsonObject
@@ -76,11 +77,13 @@ def end_well(place: Place, job_id: str, result: JsonObject) -> None:
 def add_dataset(place: Place, *, state: str = "succeeded", **fields: object) -> str:
     """The row of a dataset asked for with these fields."""
     request = DatasetRequest.model_validate({"classes": "digits", "images_per_class": 2} | fields)
+    engine = approximation_of(request.approximation, is_distilled=False) or "exact"
+    recipe = RECIPE.model_copy(update={"engine": engine})
     spec = DatasetSpec(
         request=request,
         model=request.model or "digits-sd",
-        recipe=RECIPE,
-        recipe_digest=RECIPE.digest,
+        recipe=recipe,
+        recipe_digest=recipe.digest,
         lexicon_digest="",
         class_count=10,
         images_per_class=(2, 2),

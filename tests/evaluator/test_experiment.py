@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from services.evaluator.evaluate import Place
 from services.evaluator.experiment import ending_of_experiment, report_experiment
-from services.evaluator.experiment_figures import draw_figures
+from services.evaluator.experiment_figures import draw_figures, prompt_names, size_curves
 from services.evaluator.experiment_report import ExperimentReport, interval
 from services.evaluator.figure_files import shortened
 from services.evaluator.pages import plain
@@ -158,6 +158,22 @@ def test_seeds_are_averaged_and_published_values_stand_beside_equal_settings(pla
     }
     assert scores["imagenet-r"].published == 0.642
     assert report.recipes["training"]["temperature"] == 0.1
+
+
+def test_approximated_images_have_rows_and_names_of_their_own_and_no_published_value(place: Place) -> None:
+    ways = [None, {"reuse_every": 3}]
+    grid = {"prompts": ["description"], "scales": [2], "sizes": ["1x", "10x"], "models": ["sd14"]}
+    add_experiment(place, grids=[grid | {"approximations": ways}], real=[])
+    _, report = reported(place, claim(place.database, "experiment"))
+    label = "approximated (deep features of one in 3 evaluations)"
+    assert {(row.trained_on, row.approximation): row.scores[0].published for row in report.rows} == {
+        (BEST, None): 0.635,
+        (f"{BEST}, {label}", label): None,
+        (BEST_10X, None): 0.724,
+        (f"{BEST_10X}, {label}", label): None,
+    }
+    assert len(size_curves(report.rows, "imagenet-val")) == 2
+    assert len(set(prompt_names([row for row in report.rows if row.times == 1]))) == 2
 
 
 def test_transfer_sets_have_tables_of_their_own_and_no_published_value(place: Place) -> None:

@@ -147,6 +147,17 @@ def test_a_mixture_is_told_with_its_shares(place: Place) -> None:
     assert alone == 'synthetic: "a {name}", guidance 7.5, 2x, digits-sd'
 
 
+def test_a_mixture_of_exact_and_approximated_images_is_told(place: Place) -> None:
+    exact, approximated = add_dataset(place), add_dataset(place, approximation={"reuse_every": 3})
+    with place.database.read() as session:
+        told = trained_on(session, tiny_request(real=None, datasets=(exact, approximated), shares=(0.5, 0.5)))
+    assert told == (
+        "50 % synthetic: name, guidance 7.5, 2 per class, digits-sd + "
+        "50 % synthetic: name, guidance 7.5, 2 per class, digits-sd, "
+        "approximated (deep features of one in 3 evaluations)"
+    )
+
+
 PAPER: dict[str, object] = {"classes": "in100", "prompt": "description", "scale": 2, "size": "1x", "model": "sd14"}
 
 
@@ -158,6 +169,7 @@ PAPER: dict[str, object] = {"classes": "in100", "prompt": "description", "scale"
         ({}, "partial", None),
         ({"scheduler": "euler"}, "succeeded", None),
         ({"steps": 20}, "succeeded", None),
+        ({"approximation": {"reuse_every": 3}}, "succeeded", None),
         ({"scale": 3}, "succeeded", None),
         ({"model": "sd15"}, "succeeded", None),
     ],

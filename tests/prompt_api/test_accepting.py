@@ -59,6 +59,29 @@ def test_the_rows_hold_a_frozen_spec_texts_and_a_first_event(api: httpx2.Client,
     assert [(event.type, event.payload) for event in events] == [("state", {"state": "queued"})]
 
 
+def test_the_size_of_images_is_the_model_cards_or_what_was_asked_for(api: httpx2.Client, database: Database) -> None:
+    asked = [{}, {"width": 64}, {"height": 48}, {"model": "sd14", "width": 768, "height": 72}]
+    jobs = [api.post("/datasets", json={**DIGITS, **sides}).json()["id"] for sides in asked]
+    with database.read() as session:
+        recipes = [DatasetSpec.model_validate(session.get_one(Job, job_id).spec).recipe for job_id in jobs]
+    assert [(recipe.width, recipe.height) for recipe in recipes] == [(32, 32), (64, 32), (32, 48), (768, 72)]
+    assert len({recipe.digest for recipe in recipes}) == 4
+
+
+def test_larger_images_are_estimated_at_their_pixels(api: httpx2.Client) -> None:
+    usual, larger = (
+        api.post("/datasets", params={"dry_run": True}, json={**DIGITS, "images_per_class": 1000, **sides}).json()
+        for sides in ({}, {"width": 64, "height": 128})
+    )
+    assert larger["estimated_bytes"] == 8 * usual["estimated_bytes"]
+    assert larger["estimated_worker_hours"] == round(8 * 10_000 * 0.04 / 3600, 4)
+
+
+def test_guidance_below_one_is_taken(api: httpx2.Client) -> None:
+    answer = api.post("/datasets", json={**DIGITS, "scale": 0.5})
+    assert (answer.status_code, answer.json()["guidance"]) == (202, 0.5)
+
+
 def test_without_an_amount_each_class_gets_as_many_as_the_real_set_has(api: httpx2.Client) -> None:
     job = api.post("/datasets", json={"classes": "digits"}).json()
     assert job["counts"]["total"] == 1257

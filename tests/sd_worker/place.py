@@ -10,6 +10,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from services.dispatcher.tick import tick
+from shared.approximations import Approximation
 from shared.database import Database
 from shared.migrate import migrate
 from shared.models import find_model
@@ -32,10 +33,20 @@ class Place:
         self.database = Database(self.settings.sqlalchemy_url)
         self.store = LocalStore(self.settings.objects_dir)
 
-    def dataset(self, *, per_class: int, steps: int = 2, min_std: float = 2.0, model_digest: str | None = None) -> str:
+    def dataset(
+        self,
+        *,
+        per_class: int,
+        steps: int = 2,
+        min_std: float = 2.0,
+        model_digest: str | None = None,
+        approximation: Approximation | None = None,
+        width: int = 32,
+    ) -> str:
         digest = model_digest or find_model(self.settings, "digits-sd").digest
         gate = RECIPE.gate.model_copy(update={"min_std": min_std})
-        recipe = RECIPE.model_copy(update={"model_digest": digest, "steps": steps, "gate": gate})
+        changes = {"model_digest": digest, "steps": steps, "gate": gate, "width": width}
+        recipe = RECIPE.model_copy(update={**changes, "engine": approximation or "exact"})
         with self.database.write() as session:
             job = add_dataset(session, images=dict.fromkeys(DIGITS, per_class), recipe=recipe)
             for row in session.scalars(select(DatasetClass)):

@@ -1,7 +1,8 @@
 """The engine's algebra, part by part, against diffusers' modules."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
@@ -15,16 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from services.sd_worker.engine.schedule import NotLinear, make_schedule
-from services.sd_worker.engine.trajectory import trajectory
 from services.sd_worker.engine.unet import EngineUNet, Unsupported, refuse_other
 from services.sd_worker.engine.upsample import FoldedUpsample
 from services.sd_worker.generators import Engine, load_generator
+from services.sd_worker.machine import Machine
 from services.sd_worker.pipeline import SCHEDULERS, Generator, load_pipeline
 from shared.settings import PROJECT_ROOT
+from shared.specs import Recipe
 from tests.rows import RECIPE
 
 FOLDER = PROJECT_ROOT / "models" / "digits-sd"
 CPU = torch.device("cpu")
+MACHINE = Machine(CPU, batch=32, kernels_dir=Path("unused"))
+NARROW = RECIPE.model_copy(update={"steps": 5, "width": 64, "height": 64})
 SAMPLER_CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SAMPLER_CONFIG |= {"skip_prk_steps": True, "clip_sample": False, "set_alpha_to_one": False}
 
@@ -131,12 +135,10 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_trajectory_never_asks_the_device_for_a_number() -> None:
-    engine = EngineUNet(narrow_network())
-    schedule = make_schedule(SCHEDULERS["pndm"].from_config(SAMPLER_CONFIG), 10)
-    text = torch.randn(2, 77, 24)
+def test_a_batch_never_asks_the_device_for_a_number(narrow_engine: Engine) -> None:
+    draw(narrow_engine, ["zero", "one"], [1, 2], NARROW)  # texts and tables are made once
     with HostReads() as reads:
-        trajectory(engine, schedule, torch.randn(2, 4, 16, 16), text, text[0], guidance=2.0)
+        draw(narrow_engine, ["one", "zero"], [3, 4], NARROW)
     assert reads.count == 0
     with torch.inference_mode(), HostReads() as reads:
         torch.ones(1).item()
@@ -167,10 +169,14 @@ def test_what_the_engine_cannot_draw_is_drawn_by_the_reference_and_said(
     pipeline.unet = other
     pipeline.save_pretrained(folder)
     with caplog.at_level(logging.WARNING):
-        generator = load_generator(folder, CPU)
+        generator = load_generator(folder, MACHINE)
     assert isinstance(generator, Generator)
     assert "mid_block_scale_factor is 2" in str(vars(caplog.records[-1]))
-    assert isinstance(load_generator(FOLDER, CPU), Engine)
+    assert isinstance(load_generator(FOLDER, MACHINE), Engine)
+
+
+def draw(generator: Engine | Generator, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> np.ndarray:
+    return generator.start(prompts, seeds, recipe).wait().pixels.astype(int)
 
 
 def clipping_pipeline() -> StableDiffusionPipeline:
@@ -193,9 +199,9 @@ def test_a_recipe_beyond_the_engine_is_drawn_by_the_reference_and_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = RECIPE.model_copy(update={"steps": 3} | changes)
-    engine = Engine(load(), lambda: Generator(load()))
-    expected = Generator(load()).draw(["zero"], [1], recipe)
-    found = [engine.draw(["zero"], [1], recipe) for _ in range(2)]
+    engine = Engine(load(), lambda: Generator(load()), MACHINE)
+    expected = draw(Generator(load()), ["zero"], [1], recipe)
+    found = [draw(engine, ["zero"], [1], recipe) for _ in range(2)]
     assert all(np.array_equal(each, expected) for each in found)
     said = [str(vars(record)) for record in caplog.records if "which is slower" in record.message]
     assert len(said) == 1
@@ -221,14 +227,64 @@ def narrow_pipeline() -> StableDiffusionPipeline:
     return demo
 
 
+@pytest.fixture(scope="module")
+def narrow_reference() -> StableDiffusionPipeline:
+    return narrow_pipeline()
+
+
+@pytest.fixture(scope="module")
+def narrow_engine() -> Engine:
+    return Engine(narrow_pipeline(), pytest.fail, MACHINE)
+
+
+def plain(pipeline: StableDiffusionPipeline, prompts: list[str], seeds: list[int], recipe: Recipe) -> np.ndarray:
+    """By diffusers alone, from the text on."""
+    pipeline.scheduler = SCHEDULERS[recipe.scheduler].from_config(pipeline.scheduler.config)
+    result = pipeline(
+        prompts,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        guidance_scale=recipe.guidance,
+        num_inference_steps=recipe.steps,
+        height=recipe.height,
+        width=recipe.width,
+        output_type="np",
+    )
+    return (np.asarray(result.images) * 255).round().astype(int)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("guidance", [1.0, 7.5])
-def test_images_of_a_narrow_stable_diffusion_equal_the_reference_within_one_grey_level(
-    name: str, guidance: float
+@pytest.mark.parametrize("guidance", [1.0, 2.0, 7.5])
+def test_images_of_a_narrow_stable_diffusion_equal_diffusers_within_one_grey_level(
+    narrow_engine: Engine, narrow_reference: StableDiffusionPipeline, name: str, guidance: float
 ) -> None:
-    recipe = RECIPE.model_copy(update={"scheduler": name, "guidance": guidance, "steps": 5, "width": 64, "height": 64})
-    prompts, seeds = ["zero", " ".join(["seven"] * 100)], [1, 2]  # 3 tokens, and more than the 77 that are read
-    expected = Generator(narrow_pipeline()).draw(prompts, seeds, recipe)
-    found = Engine(narrow_pipeline(), pytest.fail).draw(prompts, seeds, recipe)
-    assert np.abs((found * 255).round() - (expected * 255).round()).max() <= 1
-    assert expected.std() > 0.05
+    recipe = NARROW.model_copy(update={"scheduler": name, "guidance": guidance})
+    prompts, seeds = ["zero", "seven, digit"], [1, 2]
+    expected = plain(narrow_reference, prompts, seeds, recipe)
+    found = draw(narrow_engine, prompts, seeds, recipe)
+    assert np.abs(found - expected).max() <= 1
+    assert expected.std() > 10
+
+
+@pytest.mark.parametrize("model", ["demo", "narrow"])
+def test_images_of_prompts_of_every_length_equal_diffusers_within_one_grey_level(
+    narrow_engine: Engine, narrow_reference: StableDiffusionPipeline, model: str
+) -> None:
+    """77 tokens are read, the first and the last of which mark the ends."""
+    words = [0, 1, 2, 7, 40, 74, 75, 100]
+    if model == "demo":
+        engine, reference = Engine(load_pipeline(FOLDER, CPU), pytest.fail, MACHINE), load_pipeline(FOLDER, CPU)
+    else:
+        engine, reference = narrow_engine, narrow_reference
+    recipe = NARROW.model_copy(update={"guidance": 7.5, "steps": 3})
+    prompts = [" ".join(["zero", *["seven"] * (count - 1)]) if count else "" for count in words]
+    assert [len(reference.tokenizer(prompt).input_ids) for prompt in prompts] == [count + 2 for count in words]
+    expected = plain(reference, prompts, words, recipe)
+    assert np.abs(draw(engine, prompts, words, recipe) - expected).max() <= 1
+
+
+def test_an_image_is_the_same_alone_and_at_every_place_of_any_batch(narrow_engine: Engine) -> None:
+    alone = draw(narrow_engine, ["four"], [9], NARROW)
+    for place, company in enumerate((["one", "two"], ["four", "four", "zero"], ["six", "zero"])):
+        prompts = [*company[:place], "four", *company[place:]]
+        seeds = [9 if each == place else 20 + each for each in range(len(prompts))]
+        assert np.abs(draw(narrow_engine, prompts, seeds, NARROW)[place] - alone[0]).max() <= 1

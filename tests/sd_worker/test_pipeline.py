@@ -1,6 +1,6 @@
 """The worker's images, by the engine and by the reference, against diffusers' pipeline, called one image at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from services.sd_worker.generators import Engine
+from services.sd_worker.machine import Machine
 from services.sd_worker.pipeline import Generator, load_pipeline
 from shared.settings import PROJECT_ROOT
 from shared.specs import Recipe
 from tests.rows import RECIPE
 
+MACHINE = Machine(torch.device("cpu"), batch=32, kernels_dir=Path("unused"))
 FOLDER = PROJECT_ROOT / "models" / "digits-sd"
 PROMPTS = ["zero", "seven, digit", "four", "nine, digit inside kitchen", "zero"]
 SEEDS = [11, 22, 33, 44, 55]
@@ -34,7 +36,7 @@ SEEDS = [11, 22, 33, 44, 55]
 @pytest.fixture(scope="module", params=[Engine, Generator])
 def generator(request: pytest.FixtureRequest) -> Engine | Generator:
     pipeline = load_pipeline(FOLDER, torch.device("cpu"))
-    return Engine(pipeline, pytest.fail) if request.param is Engine else Generator(pipeline)
+    return Engine(pipeline, pytest.fail, MACHINE) if request.param is Engine else Generator(pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def reference() -> StableDiffusionPipeline:
     return pipeline
 
 
-def grey(images: np.ndarray) -> np.ndarray:
-    return (images * 255).round().astype(int)
+def draw(generator: Engine | Generator, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> np.ndarray:
+    return generator.start(prompts, seeds, recipe).wait().pixels.astype(int)
 
 
 SAMPLERS = [
@@ -65,10 +67,10 @@ def test_images_equal_the_plain_pipeline_within_one_grey_level_alone_and_in_a_ba
 ) -> None:
     recipe = RECIPE.model_copy(update={"scheduler": name, "guidance": guidance, "steps": 8})
     reference.scheduler = scheduler.from_config(reference.scheduler.config)
-    batch = grey(generator.draw(PROMPTS, SEEDS, recipe))
+    batch = draw(generator, PROMPTS, SEEDS, recipe)
     for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        expected = grey(plain(reference, prompt, seed, recipe))
-        alone = grey(generator.draw([prompt], [seed], recipe))
+        expected = (plain(reference, prompt, seed, recipe) * 255).round().astype(int)
+        alone = draw(generator, [prompt], [seed], recipe)
         assert np.abs(alone - expected).max() <= 1
         assert np.abs(batch[index : index + 1] - expected).max() <= 1
 
@@ -87,13 +89,13 @@ def plain(pipeline: StableDiffusionPipeline, prompt: str, seed: int, recipe: Rec
 
 def test_seed_prompt_and_guidance_each_change_the_image(generator: Engine | Generator) -> None:
     recipe = RECIPE.model_copy(update={"steps": 4})
-    first = generator.draw(["zero"], [1], recipe)
+    first = draw(generator, ["zero"], [1], recipe)
     others = [
-        generator.draw(["zero"], [2], recipe),
-        generator.draw(["one"], [1], recipe),
-        generator.draw(["zero"], [1], recipe.model_copy(update={"guidance": 7.5})),
+        draw(generator, ["zero"], [2], recipe),
+        draw(generator, ["one"], [1], recipe),
+        draw(generator, ["zero"], [1], recipe.model_copy(update={"guidance": 7.5})),
     ]
-    assert all(np.abs(grey(first) - grey(other)).max() > 10 for other in others)
+    assert all(np.abs(first - other).max() > 10 for other in others)
 
 
 def test_a_prompt_is_encoded_once(generator: Engine | Generator) -> None:
@@ -174,8 +176,8 @@ def test_the_exact_stable_diffusion_1_4_configuration_loads_and_draws(sd14_folde
     pipeline = load_pipeline(sd14_folder, torch.device("cpu"))
     found = {name: getattr(pipeline, name).num_parameters() for name in SD14_PARAMETERS}
     assert found == SD14_PARAMETERS
-    generator = Engine(pipeline, pytest.fail)
+    generator = Engine(pipeline, pytest.fail, MACHINE)
     recipe = RECIPE.model_copy(update={"scheduler": scheduler, "steps": 2, "width": 64, "height": 64})
-    images = generator.draw(["seven"], [1], recipe)
-    assert images.shape == (1, 64, 64, 3)
-    assert np.isfinite(images).all()
+    pixels, is_finite = generator.start(["seven"], [1], recipe).wait()
+    assert pixels.shape == (1, 64, 64, 3)
+    assert is_finite.all()

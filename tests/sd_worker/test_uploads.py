@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from services.sd_worker.uploads import MOST_UPLOADS, Uploads
 from services.sd_worker.worker import ShardWorker
 from shared import lifecycle
 from shared.errors import Unavailable
 from shared.settings import Settings
+from shared.storage import LocalStore
 from shared.tables import Job, Worker
 from shared.tasks import drain
 from tests.faults.noise import Noise
@@ -108,11 +110,11 @@ def test_a_late_worker_is_fenced_out_and_its_object_removed(place: Place) -> Non
     job_id = place.dataset(per_class=4)
     with working(place, lease_seconds=1) as late, working(place) as other:
         late.keeper.stop()
-        late.accept(late.claim())
-        late.draw_batch()
+        late.turn()
         time.sleep(1.1)
         place.tick()
         drain(other, threading.Event(), seconds=30, pause_seconds=1)
+        late.finish()
         late.upload_complete(threading.Event())
         late.settle()
     assert place.ended(job_id) is not None
@@ -154,10 +156,29 @@ def test_a_complete_shard_of_a_cancelled_dataset_stays_for_others(place: Place) 
     assert ("leased", 1) in place.shard_states()
 
 
-def test_drawing_time_is_split_by_the_slots_of_a_batch(place: Place) -> None:
-    place.dataset(per_class=4)
-    with working(place, batch_size=6) as worker:
-        worker.accept(worker.claim())
-        worker.draw_batch()
-        first, second = (shard.seconds for shard in worker.works.values())
-    assert first == pytest.approx(2 * second)  # four of the six slots are the first shard's
+class SlowStore(LocalStore):
+    """Takes nothing until it is opened."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.is_open = threading.Event()
+
+    def put(self, key: str, data: bytes) -> None:
+        self.is_open.wait(60)
+        super().put(key, data)
+
+
+def test_a_slow_store_stops_the_drawing(place: Place) -> None:
+    place.settings = place.settings.model_copy(update={"shard_slots": 1})
+    place.dataset(per_class=16)
+    store = SlowStore(place.settings.objects_dir)
+    with working(place, batch_size=1) as worker:
+        worker.uploads = Uploads(worker.settings, worker.database, store, keeper=worker.keeper, fitness=worker.fitness)
+        with in_thread(worker, threading.Event()):
+            try:
+                wait_until(lambda: worker.drawn > MOST_UPLOADS or None, seconds=20, what="as many shards as may wait")
+                time.sleep(0.5)
+                assert worker.drawn <= MOST_UPLOADS + 2
+            finally:
+                store.is_open.set()
+    assert place.shard_states() == {("done", 1)}

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
+from shared.approximations import AskedApproximation
 from shared.errors import Rejected
 from shared.experiment_estimate import BUILT_IN_SETS, estimate_experiment
 from shared.experiments import ExperimentRequest, Plan, TrainingFields, plan
@@ -66,6 +67,19 @@ def test_sizes_of_one_recipe_share_their_beginnings_in_whatever_order_they_stand
 def test_other_steps_or_models_share_nothing() -> None:
     grid = {"prompts": ["name"], "steps": [10, 15], "models": ["digits-sd", "sd14"], "images_per_class": [3, 5]}
     assert planned(grids=[grid]).drawn_images == 4 * 5 * 10
+
+
+def test_exact_and_approximated_datasets_are_named_and_share_nothing() -> None:
+    ways = [None, {"reuse_every": 3}, {"guidance_interval": [0.2, 0.8]}]
+    found = planned(grids=[{"prompts": ["name"], "images_per_class": [3], "approximations": ways}])
+    assert [dataset.cell.label for dataset in found.datasets] == [
+        "name, guidance 7.5, 3 per class",
+        "name, guidance 7.5, 3 per class, approximated (deep features of one in 3 evaluations)",
+        "name, guidance 7.5, 3 per class, approximated (guidance only from 0.2 to 0.8 of the trajectory)",
+    ]
+    assert found.drawn_images == 3 * 3 * 10
+    requests = [request().dataset(dataset.cell).approximation for dataset in found.datasets]
+    assert requests == [None, AskedApproximation(reuse_every=3), AskedApproximation(guidance_interval=(0.2, 0.8))]
 
 
 def test_several_ways_of_training_are_tried_on_every_dataset() -> None:

@@ -1,22 +1,35 @@
 """A trajectory from noise to pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.upsampling import Upsample2D
 from diffusers.utils.torch_utils import randn_tensor
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .attention import attention_kernels
 from .schedule import Schedule
-from .unet import EngineUNet
+from .unet import EngineUNet, KeysAndValues
 from .upsample import FoldedUpsample
 
-DECODED_AT_ONCE = 8  # 512 x 512 images; the decoder needs 0.4 GB for each
+
+class Table(NamedTuple):
+    """A schedule of S evaluations of one network, on its device: made once, so that a trajectory copies nothing."""
+
+    noise_scale: float
+    input_scales: tuple[float, ...]
+    biases: Tensor  # (S, sum of the residual layers' channels)
+    steps: Tensor  # (S, S + 1) of float32
+
+
+# (network, latents (N, 4, h, w), a row of biases, texts, guidance or None) to float32 (N, 4, h, w).
+Step = Callable[[EngineUNet, Tensor, Tensor, Sequence[KeysAndValues], Tensor | None], Tensor]
+# (decoder, latents (N, 4, h, w)) to pixels and flags, as `decoded` gives them.
+Decode = Callable[[AutoencoderKL, Tensor], tuple[Tensor, Tensor]]
 
 
 def fold_upsampling(decoder: nn.Module) -> None:
@@ -28,30 +41,55 @@ def fold_upsampling(decoder: nn.Module) -> None:
 
 
 @torch.inference_mode()
+def make_table(unet: EngineUNet, schedule: Schedule, device: torch.device) -> Table:
+    biases = unet.time_biases(schedule.timesteps.to(device))
+    steps = torch.from_numpy(schedule.steps).to(device, torch.float32)
+    return Table(schedule.noise_scale, schedule.input_scales, biases, steps)
+
+
+def evaluated(
+    unet: EngineUNet, latents: Tensor, biases: Tensor, texts: Sequence[KeysAndValues], guidance: Tensor | None
+) -> Tensor:
+    """One evaluation: what a compiled step is. Guidance is a tensor () so that each value of it is the same graph."""
+    return combined(unet(latents, biases, texts), guidance)
+
+
+@torch.inference_mode()
 def trajectory(
-    unet: EngineUNet, schedule: Schedule, noise: Tensor, texts: Tensor, empty: Tensor | None, *, guidance: float
+    unet: EngineUNet,
+    table: Table,
+    noise: Tensor,
+    texts: Tensor,
+    empty: Tensor | None,
+    *,
+    guidance: float,
+    step: Step = evaluated,
 ) -> Tensor:
     """The latents (N, 4, h, w) that the decoder takes, from unit noise of that shape.
 
     texts (N, tokens, width); empty (tokens, width) guides, None where guidance is 1 or less. All outputs are kept, in
     float32: S + 1 times the latents, which is little beside what the network itself holds.
     """
-    device, dtype = noise.device, noise.dtype
-    biases = unet.time_biases(schedule.timesteps.to(device))
     known = unet.keys_and_values(texts if empty is None else torch.cat([empty.expand_as(texts), texts]))
-    steps = torch.from_numpy(schedule.steps).to(device, torch.float32)
-    history = torch.empty((steps.shape[1], *noise.shape), dtype=torch.float32, device=device)
+    weight = None if empty is None else torch.full((), guidance, device=noise.device)
+    history = torch.empty((len(table.steps) + 1, *noise.shape), dtype=torch.float32, device=noise.device)
     history[0] = noise
-    latents = noise * schedule.noise_scale
-    for number, scale in enumerate(schedule.input_scales):
-        output = unet((latents * scale).to(dtype), biases[number], known)
-        history[number + 1] = output if empty is None else guided(output, guidance)
-        latents = torch.tensordot(steps[number, : number + 2], history[: number + 2], dims=1)
+    latents = history[0] * table.noise_scale
+    with attention_kernels(noise.device):
+        for number, scale in enumerate(table.input_scales):
+            seen = (latents * scale).to(noise.dtype)
+            history[number + 1] = step(unet, seen, table.biases[number], known, weight)
+            latents = torch.tensordot(table.steps[number, : number + 2], history[: number + 2], dims=1)
     return latents
 
 
-def guided(output: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, equation 6): outputs (2 N, ...) without text, then with."""
+def combined(output: Tensor, guidance: Tensor | None) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022, equation 6) of outputs (2 N, ...) without text, then with.
+
+    In float32; without guidance the outputs as they are.
+    """
+    if guidance is None:
+        return output.float()
     without, with_text = output.float().chunk(2)
     both: Tensor = torch.lerp(without, with_text, guidance)
     return both
@@ -64,10 +102,24 @@ def unit_noise(shape: tuple[int, int, int], seeds: Sequence[int], device: torch.
     return noise
 
 
+def decoded_part(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, Tensor]:
+    return as_pixels(vae.decode(latents, return_dict=False)[0])
+
+
 @torch.inference_mode()
-def decoded(vae: AutoencoderKL, latents: Tensor) -> NDArray[np.float32]:
-    """Images (N, H, W, 3) in 0..1; NaN is passed on for the gate to see."""
+def decoded(
+    vae: AutoencoderKL, latents: Tensor, *, at_once: int, decode: Decode = decoded_part
+) -> tuple[Tensor, Tensor]:
+    """Pixels (N, H, W, 3) of type uint8, and (N,) whether an image was finite before it was rounded."""
     scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
-    parts = [vae.decode(part, return_dict=False)[0] for part in scaled.split(DECODED_AT_ONCE)]
-    images = torch.cat(parts).float().div(2).add(0.5).clamp(0, 1)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
+    with attention_kernels(latents.device):
+        parts = [decode(vae, part) for part in scaled.split(at_once)]
+    pixels, is_finite = (torch.cat(part) for part in zip(*parts, strict=True))
+    return pixels, is_finite
+
+
+def as_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+    """images (N, 3, H, W) about -1..1, rounded as diffusers' own conversion to PIL does."""
+    is_finite = images.isfinite().all(dim=(1, 2, 3))
+    levels = images.float().nan_to_num().div(2).add(0.5).clamp(0, 1).mul(255).round()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(), is_finite

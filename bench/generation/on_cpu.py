@@ -1,15 +1,13 @@
-"""Images per second of the engine beside diffusers' pipeline untouched: same weights, prompts, seeds, steps, batch.
+"""On a CPU: the demo model with the recipe of its datasets, and a Stable Diffusion 1.4 of few channels.
 
-`python -m bench.generation` on a CPU: the demo model with the recipe of its datasets, and the blocks of Stable
-Diffusion 1.4 with few channels and random weights. A is `StableDiffusionPipeline` in float32, B the worker's engine;
-both are given the prompts' embeddings and return pixels, and take turns. Exit 1 where the demo model is less than
-LEAST_DEMO times as fast, or images are more than MOST_GREY_LEVELS apart.
+A is `StableDiffusionPipeline` in float32, B the worker's engine; both are given the prompts' embeddings and return
+pixels, and take turns.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
@@ -18,14 +16,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
+from bench.machine import versions, write_result
 from services.sd_worker.generators import Engine
+from services.sd_worker.machine import Machine
 from services.sd_worker.pipeline import Generator, load_pipeline
 from shared.settings import PROJECT_ROOT
 from shared.specs import Recipe
-from tests.rows import RECIPE
 
-from .machine import versions, write_result
+from .plan import recipe
 
+CPU = torch.device("cpu")
 FOLDER = PROJECT_ROOT / "models" / "digits-sd"
 ROUNDS = 5
 LEAST_DEMO = 1.3
@@ -41,8 +41,8 @@ class Case(NamedTuple):
     is_narrow: bool = False
 
 
-DEMO = RECIPE.model_copy(update={"scheduler": "dpm++", "guidance": 2.0, "steps": 12})
-NARROW = DEMO.model_copy(update={"scheduler": "pndm", "guidance": 7.5, "steps": 10, "width": 256, "height": 256})
+DEMO = recipe(scheduler="dpm++", steps=12, guidance=2.0, side=32)
+NARROW = recipe(scheduler="pndm", steps=10, guidance=7.5, side=256)
 CASES = (
     Case("digits-sd", 32, DEMO),
     Case("digits-sd, no guidance", 32, DEMO.model_copy(update={"guidance": 1.0})),
@@ -51,7 +51,7 @@ CASES = (
 
 
 def pipeline_of(case: Case) -> StableDiffusionPipeline:
-    pipeline = load_pipeline(FOLDER, torch.device("cpu"))
+    pipeline = load_pipeline(FOLDER, CPU)
     return narrowed(pipeline) if case.is_narrow else pipeline
 
 
@@ -80,7 +80,7 @@ def narrowed(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 def timed(generator: Engine | Generator, case: Case, seeds: Sequence[int]) -> tuple[float, np.ndarray]:
     prompts = [PROMPTS[index % len(PROMPTS)] for index in range(case.batch)]
     started = time.perf_counter()
-    images = generator.draw(prompts, seeds, case.recipe)
+    images = generator.start(prompts, seeds, case.recipe).wait().pixels.astype(int)
     return time.perf_counter() - started, images
 
 
@@ -91,14 +91,17 @@ class Comparison(NamedTuple):
 
 
 def compare(case: Case) -> Comparison:
-    plain, engine = Generator(pipeline_of(case)), Engine(pipeline_of(case), lambda: plain)
+    plain, engine = (
+        Generator(pipeline_of(case)),
+        Engine(pipeline_of(case), lambda: plain, Machine(CPU, case.batch, kernels_dir=Path())),
+    )
     seconds: dict[str, list[float]] = {"A": [], "B": []}
     apart = 0.0
     for number in range(ROUNDS + 1):
         seeds = range(number * case.batch, (number + 1) * case.batch)
         first, expected = timed(plain, case, seeds)
         second, found = timed(engine, case, seeds)
-        apart = max(apart, float(np.abs((found * 255).round() - (expected * 255).round()).max()))
+        apart = max(apart, float(np.abs(found - expected).max()))
         if number:  # the first round reads weights and text
             seconds["A"].append(first)
             seconds["B"].append(second)
@@ -121,14 +124,16 @@ def compare(case: Case) -> Comparison:
     return Comparison(ratio, apart, facts)
 
 
-def main() -> None:
+def main() -> list[str]:
+    """The limits that were missed."""
     print(f"{versions(PACKAGES)}, {torch.get_num_threads()} threads", flush=True)
     found = [compare(case) for case in CASES]
     facts = {"threads": torch.get_num_threads(), "cases": [each.facts for each in found]}
     write_result("generation", facts, PACKAGES)
-    if found[0].ratio < LEAST_DEMO or max(each.grey_levels for each in found) > MOST_GREY_LEVELS:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+    apart = max(each.grey_levels for each in found)
+    missed = []
+    if found[0].ratio < LEAST_DEMO:
+        missed.append(f"B/A of the demo model {found[0].ratio:.2f}, at least {LEAST_DEMO}")
+    if apart > MOST_GREY_LEVELS:
+        missed.append(f"images {apart:.0f} grey levels apart, at most {MOST_GREY_LEVELS}")
+    return missed

@@ -1,0 +1,102 @@
+"""The networks of a Stable Diffusion folder, refused unless their weights are whole.
+
+The loaders only warn of a missing weight and draw with a random one, or with none at all.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import CLIPTextModel
+
+from shared.errors import ConfigurationError
+
+PARTS: dict[str, type[Any]] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+NAMED = 5  # of what is wrong: a folder of another model lacks hundreds of weights
+
+
+def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """By name, on the CPU. Raises ConfigurationError."""
+    refuse_other_parts(folder)
+    for name in PARTS:
+        refuse_unreadable(folder / name)
+    return {name: load_part(folder / name, dtype) for name in PARTS}
+
+
+def refuse_other_parts(folder: Path) -> None:
+    index = folder / "model_index.json"
+    try:
+        named = json.loads(index.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{index} cannot be read ({error}); the folder must be a diffusers one") from error
+    for name, kind in PARTS.items():
+        found = named.get(name) or [None, None]
+        if found[-1] != kind.__name__:
+            raise ConfigurationError(
+                f"{index} has {found[-1]} as {name}; only Stable Diffusion with {kind.__name__} can be drawn with"
+            )
+
+
+def refuse_unreadable(part: Path) -> None:
+    files = sorted(part.glob("*.safetensors"))
+    if not files:
+        raise ConfigurationError(no_weights(part))
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise ConfigurationError(
+                f"{file} is no whole safetensors file ({error}), whatever its name says; fetch it again"
+            ) from error
+
+
+def no_weights(part: Path) -> str:
+    pickles = sorted(file.name for file in part.glob("*") if file.suffix in PICKLES)
+    if not pickles:
+        return f"{part} has no weights; fetch the folder again"
+    return (
+        f"the weights in {part} are a pickle ({', '.join(pickles)}), which could run any code while it is read; "
+        "convert them where you trust them: StableDiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder)"
+    )
+
+
+def load_part(part: Path, dtype: torch.dtype) -> nn.Module:
+    kind = PARTS[part.name]
+    # transformers tells shapes that differ only when told to go on; diffusers names the first in its error.
+    going_on = {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}
+    try:
+        network, told = kind.from_pretrained(
+            part, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **going_on
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"{str(error).partition('. If you want')[0]}; {remedy(part)}") from error
+    refuse_incomplete(part, told)
+    loaded: nn.Module = network
+    return loaded
+
+
+def refuse_incomplete(part: Path, told: Mapping[str, Collection[Any]]) -> None:
+    """`told` is what a loader's output_loading_info gives."""
+    shapes = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in told["mismatched_keys"]]
+    faults = {"lack": told["missing_keys"], "do not know": told["unexpected_keys"], "have other shapes:": shapes}
+    said = [f"{verb} {first_of(found)}" for verb, found in faults.items() if found]
+    if said:
+        raise ConfigurationError(f"the weights and config.json in {part} do not fit: {'; '.join(said)}; {remedy(part)}")
+
+
+def first_of(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
+def remedy(part: Path) -> str:
+    return f"fetch {part.name} again, its weights and config.json from the same place"
