@@ -48,8 +48,8 @@ def generate(facts: Facts) -> str:
 
 
 def worker(facts: Facts) -> str:
-    header = (f"batches of {facts['batch']}, JPEGs of {facts['jpeg_kilobytes']} KB, {facts['s3_server']}",)
-    header += ("device img/s", "worker img/s", "of the device's", "between first and last batch", "CPU ms an image")
+    given = f"batches of {facts['batch']}, JPEGs of {facts['jpeg_kilobytes']} KB, {facts['s3_server']}"
+    header = (given, "device img/s", "worker img/s", "of it", "between first and last batch", "CPU ms an image")
     rows = []
     for case in facts["cases"]:
         shares = (f"{case['efficiency']:.3f}", f"{case['steady_efficiency']:.3f}")
