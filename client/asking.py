@@ -35,6 +35,10 @@ def submit(
     per_class: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     size: Annotated[str | None, typer.Option(help="Multiple of the real data set's counts: 1x, 10x...")] = None,
     model: Model = None,
+    width: Annotated[
+        int | None, typer.Option(help="Of an image, in pixels: a multiple of 8; default: the model card's.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="As --width.")] = None,
     guidance_interval: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Approximate: guidance only between these fractions of the trajectory, such as 0.2 0.8."),
@@ -59,6 +63,8 @@ def submit(
         "images_per_class": per_class,
         "size": size,
         "model": model,
+        "width": width,
+        "height": height,
         "seed": seed,
     }
     fields |= {"priority": priority, "deadline": read_time(deadline), "budget": budget(budget_images, budget_seconds)}

@@ -95,13 +95,19 @@ def entries_in(place: Path) -> dict[str, ModelEntry]:
 
 
 def refuse_taken(entry: ModelEntry, known: Mapping[str, ModelEntry]) -> None:
-    """Images are known by their model's name: another model must not draw them."""
+    """Images are known by their model's name and shared by its digest: each has one of the other."""
     old = known.get(entry.name)
     if old is not None and old.digest != entry.digest:
         raise Rejected(
             f"{entry.name!r} is registered with other weights, {old.digest}, than those of {entry.folder}, "
             f"{entry.digest}; choose another name"
         )
+    for other in known.values():
+        if other.digest == entry.digest and other.name != entry.name:
+            raise Rejected(
+                f"the weights of {entry.folder}, {entry.digest}, are registered as {other.name!r}, and a second name "
+                f"would share its images; ask for {other.name!r}, or register under that name to change its card"
+            )
 
 
 def write_entries(place: Path, entries: Mapping[str, ModelEntry]) -> None:

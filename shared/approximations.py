@@ -1,5 +1,6 @@
 """Cheaper ways along a trajectory, which give other images than the exact one: by name, and a part of the recipe."""
 
+from collections.abc import Iterator
 from operator import not_
 from typing import Annotated, Self
 
@@ -7,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .frozen import Frozen
 
+LEAST_REUSE = 2  # 1 would reuse nothing
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -21,7 +23,7 @@ class AskedApproximation(Frozen):
     )
     reuse_every: int | None = Field(
         None,
-        ge=2,
+        ge=LEAST_REUSE,
         le=1000,
         exclude_if=not_,
         description="Compute the deep features of the network once in so many evaluations, and reuse them between.",
@@ -75,6 +77,22 @@ class Approximation(AskedApproximation):
     def is_of_the_trajectory(self) -> bool:
         """Or else of the weights alone, which are drawn with as any others are."""
         return self.guidance_interval is not None or self.reuse_every is not None
+
+
+def are_guided(count: int, interval: tuple[float, float]) -> Iterator[bool]:
+    """Of each of `count` evaluations of the network in order.
+
+    One is guided where the middle of its share of the trajectory lies in the interval: number k of S, from 0, where
+    first <= (k + 1/2) / S < last (Kynkäänniemi et al. 2024, arXiv 2404.07724, who give the interval in noise levels).
+    """
+    first, last = interval
+    for number in range(count):
+        yield first <= (number + 0.5) / count < last
+
+
+def count_evaluations(scheduler: str, steps: int) -> int:
+    """Of the network, by diffusers' samplers as Stable Diffusion 1 sets them: PNDM evaluates its second step twice."""
+    return steps + 1 if scheduler == "pndm" and steps > 1 else steps
 
 
 def approximation_of(asked: AskedApproximation | None, *, is_distilled: bool) -> Approximation | None:

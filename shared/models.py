@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, Rejected
 from .settings import Settings
-from .specs import SchedulerName
+from .specs import SchedulerName, Side
 
 DType = Literal["float16", "bfloat16", "float32"]
 BUILT_IN = Path(__file__).parent / "data" / "models.json"
@@ -35,7 +35,7 @@ class ModelEntry(BaseModel):
     revision: str | None = None
     digest: str = Field(description="sha256: of the folder's weights and configs, or hub:<id>@<revision>.")
     licence: str
-    image_size: int
+    image_size: Side
     scheduler: SchedulerName
     steps: int
     seconds_per_image: float = Field(description="Rough worker time per image, for estimates only.")
@@ -44,7 +44,7 @@ class ModelEntry(BaseModel):
     clip_tokenizer: bool = Field(True, description="Uses OpenAI CLIP's vocabulary.")
     # Like the device it rounds differently and is no part of a recipe: images drawn before it was changed stay valid.
     dtype: DType | None = Field(None, description="Computed in; null: float16 on a GPU, float32 on a CPU.")
-    distilled: bool = Field(False, description="Distilled to few steps, such as LCM: its datasets say so.")
+    distilled: bool = Field(False, description="Distilled to few steps of its sampler: its datasets say so.")
 
     def path(self, settings: Settings) -> Path:
         """The folder below models_dir, or else the hub cache's snapshot of exactly the registered revision."""
@@ -72,8 +72,8 @@ class ModelEntry(BaseModel):
 def load_entries(path: Path) -> dict[str, ModelEntry]:
     try:
         entries = TypeAdapter(list[ModelEntry]).validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"SYNTHCLONE_MODELS_FILE names {path}, which does not exist") from error
+    except (FileNotFoundError, IsADirectoryError) as error:  # Docker makes a folder of a file that it should mount
+        raise ConfigurationError(f"SYNTHCLONE_MODELS_FILE names {path}, which is no file") from error
     except ValidationError as error:
         raise ConfigurationError(f"{path} is not a list of models: {error}") from error
     return {entry.name: entry for entry in entries}

@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="SYNTHCLONE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SYNTHCLONE_", env_ignore_empty=True, extra="ignore")
 
     mode: Literal["standalone", "cluster"] = Field(
         "standalone", description="standalone: SQLite and a folder, workers poll. cluster: PostgreSQL, Redis and S3."

@@ -32,9 +32,9 @@ Pending = Callable[[Session], bool]
 
 
 def pending_shards(models: Sequence[str]) -> Pending:
-    query = select(Shard.id).join(Recipe, Recipe.digest == Shard.recipe_digest)
-    drawable = query.where(Shard.state == "pending", Recipe.model.in_(models)).limit(1)
-    return lambda session: session.scalar(drawable) is not None
+    """`models` may become fewer meanwhile."""
+    query = select(Shard.id).join(Recipe, Recipe.digest == Shard.recipe_digest).where(Shard.state == "pending")
+    return lambda session: session.scalar(query.where(Recipe.model.in_(models)).limit(1)) is not None
 
 
 def pending_jobs(kind: Kind) -> Pending:

@@ -30,7 +30,7 @@ class Presence:
         self.images_per_second: float | None = None
         self.problem: str | None = None
         self._database = database
-        self._kind, self._device, self._models = kind, device, list(models)
+        self._kind, self._device, self._models = kind, device, tuple(models)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -61,6 +61,11 @@ class Presence:
             logger.info("worker goes on", extra={"worker_id": self.id})
         self.problem = problem
 
+    def leave_out(self, model: str) -> None:
+        """This worker cannot draw it after all."""
+        self._models = tuple(each for each in self._models if each != model)
+        self.try_to_beat()
+
     def beat(self) -> None:
         with self._lock, self._database.write() as session:
             now = database_now(session)
@@ -69,11 +74,10 @@ class Presence:
                 kind=self._kind,
                 host=f"{socket.gethostname()}:{os.getpid()}",
                 device=self._device,
-                models=self._models,
                 started_at=now,
             )
             row.seen_at, row.busy, row.images_per_second = now, self.busy, self.images_per_second
-            row.problem = self.problem
+            row.problem, row.models = self.problem, list(self._models)
             if self.busy:
                 row.rung_at = None  # it answered; once idle again it may be rung at once
             session.add(row)

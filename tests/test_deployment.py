@@ -18,6 +18,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.orm import Session
 
 from shared.database import Database
+from shared.models import load_entries
 from shared.queue import celery_app
 from shared.roles import GRANTS, create_backlog_view
 from shared.schema import upgrade
@@ -137,14 +138,21 @@ def pods(folder: Path) -> dict[str, Document]:
 
 
 def plain_settings(folder: Path) -> dict[str, str]:
-    (config,) = [found for found in render_manifests(folder) if found["kind"] == "ConfigMap"]
-    return dict(config["data"])
+    (config,) = [data for data in config_maps(folder).values() if "models.json" not in data]
+    return config
+
+
+def config_maps(folder: Path) -> dict[str, dict[str, str]]:
+    maps = [found for found in render_manifests(folder) if found["kind"] == "ConfigMap"]
+    return {found["metadata"]["name"]: found["data"] for found in maps}
 
 
 def as_settings(environment: dict[str, str]) -> Settings:
-    # Lists are JSON in a variable.
-    values = {setting(name): json.loads(value) if value[:1] == "[" else value for name, value in environment.items()}
-    return Settings.model_validate(values)
+    # Lists are JSON in a variable, and an empty one is as one that is not set.
+    given = {setting(name): value for name, value in environment.items() if value}
+    return Settings.model_validate(
+        {name: json.loads(value) if value[:1] == "[" else value for name, value in given.items()}
+    )
 
 
 @needs_compose
@@ -240,6 +248,58 @@ def test_services_that_keep_files_have_a_volume_for_them(compose: Document) -> N
     mounts = {name: [volume.split(":")[1] for volume in compose[name].get("volumes", [])] for name in compose}
     with_volume = {name for name in our_services(compose) if "/var/lib/synthclone" in mounts[name]}
     assert with_volume == services_that_keep_files() | {"registrar"}
+
+
+def services_that_look_models_up() -> set[str]:
+    """`synthclone doctor` does it in `migrate`."""
+    sources = {path.parent.name: path.parent.glob("**/*.py") for path in DOCKERFILES}
+    asks = re.compile(r"\b(registered|find_model|model_of_digest)\((self\.)?_?settings")
+    return {name for name, files in sources.items() if any(asks.search(file.read_text()) for file in files)} | {
+        "migrate"
+    }
+
+
+@needs_compose
+def test_services_that_look_models_up_have_the_models_file_and_the_default_model(compose: Document) -> None:
+    asking = services_that_look_models_up()
+    assert asking == {"prompt_api", "dispatcher", "sd_worker", "migrate"}
+    built_in = f"{ROOT / 'shared/data/models.json'}:/app/models.json:ro"
+    assert {name for name in our_services(compose) if built_in in compose[name].get("volumes", [])} == asking
+    settings = {name: as_settings(service["environment"]) for name, service in our_services(compose).items()}
+    assert {name for name, each in settings.items() if each.models_file == Path("/app/models.json")} == asking
+    assert {name for name, each in settings.items() if "default_model" in each.model_fields_set} == asking
+
+
+@needs_compose
+def test_compose_leaves_how_images_are_drawn_at_its_defaults(compose: Document) -> None:
+    settings, usual = as_settings(compose["sd_worker"]["environment"]), Settings()
+    for name in ("batch_size", "compile", "default_model"):
+        assert getattr(settings, name) == getattr(usual, name)
+
+
+@needs_compose
+def test_what_env_says_of_models_and_of_drawing_reaches_the_services(tmp_path: Path) -> None:
+    chosen = {"DEFAULT_MODEL": "sd15", "BATCH_SIZE": "24", "COMPILE": "off", "MODELS_FILE": "./own.json"}
+    found = render_compose(tmp_path, COMPOSE_SECRETS | {f"SYNTHCLONE_{name}": value for name, value in chosen.items()})
+    services = yaml.safe_load(found.stdout)["services"]
+    worker = as_settings(services["sd_worker"]["environment"])
+    assert (worker.default_model, worker.batch_size, worker.compile) == ("sd15", 24, "off")
+    for name in services_that_look_models_up():
+        assert as_settings(services[name]["environment"]).default_model == "sd15"
+        assert f"{ROOT / 'own.json'}:/app/models.json:ro" in services[name]["volumes"]
+
+
+@needs_kubectl
+@each_manifest
+def test_every_pod_mounts_the_models_file(folder: Path, tmp_path: Path) -> None:
+    path = Path(plain_settings(folder)["SYNTHCLONE_MODELS_FILE"])
+    ((register, files),) = [(name, data) for name, data in config_maps(folder).items() if path.name in data]
+    for name, pod in pods(folder).items():
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts["register"] == str(path.parent), name
+        assert {"name": "register", "configMap": {"name": register}} in pod["volumes"]
+    (tmp_path / path.name).write_text(files[path.name])
+    assert load_entries(tmp_path / path.name) == {}
 
 
 @needs_compose

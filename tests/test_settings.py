@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.errors import ConfigurationError
+from shared.models import load_entries
 from shared.queue import celery_app
 from shared.settings import Settings, env_example
 from shared.storage import open_store
@@ -64,6 +65,21 @@ def test_who_uses_redis_or_s3_in_a_cluster_says_what_is_missing(
 def test_an_open_api_beyond_loopback_is_refused() -> None:
     with pytest.raises(ValidationError, match="api_host=127"):
         Settings.model_validate({"auth": "off", "api_host": "0.0.0.0"})
+
+
+def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BATCH_SIZE", "MODELS_FILE", "DEFAULT_MODEL", "WEBHOOK_HOSTS"):
+        monkeypatch.setenv(f"SYNTHCLONE_{name}", "")
+    settings = Settings()
+    found = (settings.batch_size, settings.models_file, settings.default_model, settings.webhook_hosts)
+    assert found == (None, None, "digits-sd", ())
+
+
+@pytest.mark.parametrize("name", ["", "none.json"])
+def test_a_models_file_that_is_a_folder_or_missing_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigurationError, match=re.escape(f"SYNTHCLONE_MODELS_FILE names {path}, which is no file")):
+        load_entries(path)
 
 
 def test_every_setting_is_read_somewhere() -> None:

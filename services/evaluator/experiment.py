@@ -22,11 +22,11 @@ from shared.experiments import (
 from shared.job_leases import JobLease
 from shared.recipes import TrainingRecipe
 from shared.storage import ObjectStore
-from shared.tables import Job, JsonObject
+from shared.tables import JsonObject
 
 from .evaluate import Place
 from .experiment_figures import draw_figures
-from .experiment_parts import BenchmarkScore, Ended, Experiment, Tested, read_ended, read_recipes, read_tests
+from .experiment_parts import BenchmarkScore, Ended, Experiment, Tested, read_ended, read_recipes, read_spec, read_tests
 from .experiment_report import ExperimentReport, Failure, Row, Score, markdown, page, score
 from .published import published_top1, setting_of
 from .stored_files import put_files
@@ -42,7 +42,7 @@ def ending_of_experiment(place: Place, lease: JobLease) -> Ending:
 
 def report_experiment(place: Place, lease: JobLease) -> JsonObject:
     with place.database.read() as session:
-        spec = ExperimentSpec.model_validate(session.get_one(Job, lease.job_id).spec)
+        spec = read_spec(session, lease.job_id)
     ended = read_ended(place.database, spec)
     failures = [failure(spec, arm, ended) for arm in spec.arms if ended[arm.evaluation].state != "succeeded"]
     if len(failures) == len(spec.arms):

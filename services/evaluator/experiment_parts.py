@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.experiments import Arm, ExperimentDataset, ExperimentSpec
@@ -12,6 +13,8 @@ from shared.recipes import TrainingRecipe
 from shared.specs import TrainingSpec
 from shared.storage import ObjectStore, get_verified
 from shared.tables import Job, JsonObject
+
+from .trained import read_dataset
 
 
 class BenchmarkScore(BaseModel):
@@ -71,6 +74,17 @@ class Experiment(NamedTuple):
 
     def is_partial(self, dataset: ExperimentDataset) -> bool:
         return self.ended[dataset.id].state == "partial"
+
+
+def read_spec(session: Session, experiment: str) -> ExperimentSpec:
+    """With the approximations that the datasets were drawn by: a distilled model's is in their recipes alone."""
+    spec = ExperimentSpec.model_validate(session.get_one(Job, experiment).spec)
+    return spec.model_copy(update={"datasets": tuple(as_drawn(session, dataset) for dataset in spec.datasets)})
+
+
+def as_drawn(session: Session, dataset: ExperimentDataset) -> ExperimentDataset:
+    recipe = read_dataset(session, dataset.id).recipe
+    return dataset.model_copy(update={"cell": dataset.cell.model_copy(update={"approximation": recipe.approximation})})
 
 
 def read_ended(database: Database, spec: ExperimentSpec) -> Mapping[str, Ended]:

@@ -70,7 +70,7 @@ def import_notes(card: EncoderCard) -> tuple[str, ...]:
 
 def trained_on(session: Session, request: TrainingRequest) -> str:
     """Of each source what it is, with its share where they are mixed."""
-    sources = [f"synthetic: {cell_of(read_dataset(session, name)).label}" for name in request.datasets]
+    sources = [f"synthetic: {label_of(read_dataset(session, name))}" for name in request.datasets]
     sources += [f"real: {request.real}"] if request.real is not None else []
     if request.shares is not None:
         sources = [f"{100 * share:g} % {source}" for share, source in zip(request.shares, sources, strict=True)]
@@ -79,6 +79,16 @@ def trained_on(session: Session, request: TrainingRequest) -> str:
 
 def read_dataset(session: Session, dataset: str) -> DatasetSpec:
     return DatasetSpec.model_validate(session.get_one(Job, dataset).spec)
+
+
+def label_of(dataset: DatasetSpec) -> str:
+    sides = f", {dataset.recipe.width} x {dataset.recipe.height} pixels" if names_sides(dataset) else ""
+    return f"{cell_of(dataset).label}{sides}"
+
+
+def names_sides(dataset: DatasetSpec) -> bool:
+    """Or else its images are as large as the model's card says, as those of every experiment are."""
+    return dataset.request.width is not None or dataset.request.height is not None
 
 
 def cell_of(dataset: DatasetSpec) -> Cell:
@@ -107,6 +117,6 @@ def published_for(
     dataset = read_dataset(session, request.datasets[0])
     setting = setting_of(dataset.request.classes, cell_of(dataset))
     is_whole = session.get_one(Job, request.datasets[0]).state == "succeeded"
-    if setting is None or not is_whole or dataset.request.scheduler is not None:
+    if setting is None or not is_whole or dataset.request.scheduler is not None or names_sides(dataset):
         return None
     return published_top1(setting, request, trained.recipe, kind=kind, crop_pct=crop_pct, images=images)

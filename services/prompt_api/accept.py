@@ -1,5 +1,6 @@
 """From a dataset request to what is frozen about it: the spec and one row per class. No I/O but the inserts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from shared.approximations import approximation_of
+from shared.approximations import LEAST_REUSE, AskedApproximation, approximation_of, are_guided, count_evaluations
 from shared.classes import ClassText, images_at_1x
 from shared.database import database_now
 from shared.errors import Rejected
@@ -34,16 +35,21 @@ class Plan(NamedTuple):
 
     @property
     def seconds_per_image(self) -> float:
-        return self.entry.seconds_per_image * self._size
+        return self.entry.seconds_per_image * relative_size(self.spec.recipe, self.entry)
 
     @property
     def bytes_per_image(self) -> int:
-        return round(self.entry.bytes_per_image * self._size)
+        return bytes_per_image(self.spec.recipe, self.entry)
 
-    @property
-    def _size(self) -> float:
-        """Pixels of an image, in those of the model card's."""
-        return self.spec.recipe.width * self.spec.recipe.height / self.entry.image_size**2
+
+def bytes_per_image(recipe: Recipe, entry: ModelEntry) -> int:
+    """Roughly."""
+    return round(entry.bytes_per_image * relative_size(recipe, entry))
+
+
+def relative_size(recipe: Recipe, entry: ModelEntry) -> float:
+    """Pixels of an image, in those of the model card's."""
+    return recipe.width * recipe.height / entry.image_size**2
 
 
 def plan_dataset(request: DatasetRequest, settings: Settings, lexicon: Lexicon) -> Plan:
@@ -102,11 +108,13 @@ def refuse_too_many(classes: Sequence[PlannedClass], request: DatasetRequest, mo
 
 def make_recipe(request: DatasetRequest, entry: ModelEntry) -> Recipe:
     width, height = image_sides(request, entry)
-    steps = request.steps or entry.steps
-    refuse_pointless(request, steps)
+    scheduler, steps = request.scheduler or entry.scheduler, request.steps or entry.steps
+    if request.approximation is not None:
+        refuse_pointless_reuse(request.approximation, steps)
+        refuse_pointless_interval(request.approximation, request.scale, count_evaluations(scheduler, steps))
     return Recipe(
         model_digest=entry.digest,
-        scheduler=request.scheduler or entry.scheduler,
+        scheduler=scheduler,
         steps=steps,
         guidance=request.scale,
         width=width,
@@ -117,32 +125,38 @@ def make_recipe(request: DatasetRequest, entry: ModelEntry) -> Recipe:
     )
 
 
-def refuse_pointless(request: DatasetRequest, steps: int) -> None:
-    """An approximation that would change nothing, or everything."""
-    asked = request.approximation
-    if asked is None:
-        return
+def refuse_pointless_reuse(asked: AskedApproximation, steps: int) -> None:
     if asked.reuse_every is not None and asked.reuse_every > steps:
+        remedy = "leave it out" if steps < LEAST_REUSE else f"take {steps} or less"
         raise Rejected(
-            f"reuse_every {asked.reuse_every} is more than the {steps} sampler steps; take {steps} or less",
+            f"reuse_every {asked.reuse_every} is more than the {steps} sampler steps; {remedy}",
             pointer="/approximation/reuse_every",
         )
+
+
+def refuse_pointless_interval(asked: AskedApproximation, scale: float, evaluations: int) -> None:
     if asked.guidance_interval is None:
         return
-    pointer = "/approximation/guidance_interval"
-    if request.scale <= 1:
+    if fault := fault_of_interval(asked.guidance_interval, scale, evaluations):
         raise Rejected(
-            f"guidance_interval {list(asked.guidance_interval)} limits guidance, and scale {request.scale:g} has none; "
-            "leave it out, or take a scale above 1",
-            pointer=pointer,
+            f"guidance_interval {list(asked.guidance_interval)} {fault}", pointer="/approximation/guidance_interval"
         )
-    first, last = asked.guidance_interval
-    if (last - first) * steps < 1 - 1e-9:
-        raise Rejected(
-            f"guidance_interval {list(asked.guidance_interval)} is narrower than one of the {steps} sampler steps; "
-            f"its numbers must be {1 / steps:.3g} or more apart",
-            pointer=pointer,
+
+
+def fault_of_interval(interval: tuple[float, float], scale: float, evaluations: int) -> str | None:
+    """Where it would change nothing or everything."""
+    if scale <= 1:
+        return f"limits guidance, and scale {scale:g} has none; leave it out, or take a scale above 1"
+    guided = sum(are_guided(evaluations, interval))
+    if guided == evaluations:
+        return f"guides all {evaluations} evaluations of the network, which is exact; leave it out, or narrow it"
+    if guided == 0:
+        apart = math.ceil(1000 / evaluations) / 1000  # holds one wherever it begins
+        return (
+            f"guides none of the {evaluations} evaluations of the network; take numbers {apart:g} or more apart, or "
+            "leave it out and take scale 1"
         )
+    return None
 
 
 def image_sides(request: DatasetRequest, entry: ModelEntry) -> tuple[int, int]:

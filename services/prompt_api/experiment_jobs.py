@@ -66,7 +66,7 @@ def wanted_by(planned: PlannedExperiment) -> Wanted:
     pairs = list(zip(planned.plan.datasets, planned.datasets, strict=True))
     return Wanted(
         images=max((dataset.images for dataset, _ in pairs), default=0),
-        stored_bytes=sum(dataset.drawn * checked.entry.bytes_per_image for dataset, checked in pairs),
+        stored_bytes=sum(dataset.drawn * checked.bytes_per_image for dataset, checked in pairs),
         jobs=len(pairs) + 2 * len(planned.plan.arms) + 1,
     )
 

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 from shared.errors import AppError
 from shared.models import registered
 from shared.settings import Settings
+from shared.specs import Recipe
 from shared.tables import Job, Team
 
-from .accept import Plan
+from .accept import Plan, bytes_per_image
 from .teams import LIVE, count_live_jobs, sum_stored_bytes
 
 RAISE = "an operator can raise it with `synthclone teams set"
@@ -45,17 +46,17 @@ def wanted_again(old: Job, settings: Settings) -> Wanted:
     if old.kind != "dataset":
         return Wanted()
     drawn = within(old.total - old.done, old.budget_images)
-    return Wanted(old.total, drawn * bytes_per_image(str(old.spec["model"]), settings))
+    return Wanted(old.total, drawn * bytes_of(old.spec["model"], old.spec["recipe"], settings))
 
 
 def within(images: int, budget: int | None) -> int:
     return images if budget is None else max(0, min(images, budget))
 
 
-def bytes_per_image(model: str, settings: Settings) -> int:
-    """Roughly; 0 of a model that is registered no more, of which nothing can be drawn."""
-    entry = registered(settings).get(model)
-    return entry.bytes_per_image if entry else 0
+def bytes_of(model: object, recipe: object, settings: Settings) -> int:
+    """Of one image, roughly; 0 of a model that is registered no more, of which nothing can be drawn."""
+    entry = registered(settings).get(str(model))
+    return bytes_per_image(Recipe.model_validate(recipe), entry) if entry else 0
 
 
 def lock_team(session: Session, team: str) -> Team:
@@ -104,8 +105,8 @@ def refuse_bytes(session: Session, team: Team, most: int, wanted: int, settings:
 
 def promised_bytes(session: Session, team: str, settings: Settings) -> int:
     """Roughly what the datasets that have not ended will add."""
-    model = Job.spec["model"].as_string()
+    drawn_by = (Job.spec["model"].as_string(), Job.spec["recipe"].as_json())
     live = (Job.team_id == team, Job.kind == "dataset", Job.state.in_(LIVE))
     left = Job.total - Job.done - Job.failed
-    rows = session.execute(select(model, left, Job.budget_images - Job.drawn_images).where(*live))
-    return sum(within(images, budget) * bytes_per_image(name, settings) for name, images, budget in rows)
+    rows = session.execute(select(*drawn_by, left, Job.budget_images - Job.drawn_images).where(*live))
+    return sum(within(images, budget) * bytes_of(name, recipe, settings) for name, recipe, images, budget in rows)

@@ -46,6 +46,7 @@ def refuse_other_parts(folder: Path) -> None:
 
 
 def refuse_unreadable(part: Path) -> None:
+    refuse_broken_config(part)
     files = sorted(part.glob("*.safetensors"))
     if not files:
         raise ConfigurationError(no_weights(part))
@@ -53,10 +54,21 @@ def refuse_unreadable(part: Path) -> None:
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise ConfigurationError(
                 f"{file} is no whole safetensors file ({error}), whatever its name says; fetch it again"
             ) from error
+
+
+def refuse_broken_config(part: Path) -> None:
+    """transformers would go on without one, with the sizes of another network."""
+    config = part / "config.json"
+    try:
+        read = json.loads(config.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{config} cannot be read ({error}); {remedy(part)}") from error
+    if not isinstance(read, dict):
+        raise ConfigurationError(f"{config} is a JSON {type(read).__name__} and no object; {remedy(part)}")
 
 
 def no_weights(part: Path) -> str:
@@ -77,6 +89,8 @@ def load_part(part: Path, dtype: torch.dtype) -> nn.Module:
         network, told = kind.from_pretrained(
             part, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **going_on
         )
+    except OSError as error:
+        raise ConfigurationError(f"the weights in {part} cannot be loaded ({error}); {variant_remedy(part)}") from error
     except ValueError as error:
         raise ConfigurationError(f"{str(error).partition('. If you want')[0]}; {remedy(part)}") from error
     refuse_incomplete(part, told)
@@ -91,6 +105,16 @@ def refuse_incomplete(part: Path, told: Mapping[str, Collection[Any]]) -> None:
     said = [f"{verb} {first_of(found)}" for verb, found in faults.items() if found]
     if said:
         raise ConfigurationError(f"the weights and config.json in {part} do not fit: {'; '.join(said)}; {remedy(part)}")
+
+
+def variant_remedy(part: Path) -> str:
+    halves = sorted(file.name for file in part.glob("*.fp16*.safetensors"))
+    if not halves:
+        return remedy(part)
+    return (
+        f"of the half precision variant {first_of(halves)} the name must be without '.fp16': rename it, or fetch "
+        f"{part.name} with its full weights"
+    )
 
 
 def first_of(names: Collection[str]) -> str:

@@ -34,7 +34,8 @@ class Copying:
 
     def wait(self) -> Drawn:
         self._event.synchronize()
-        return Drawn(self._pixels.numpy(), self._is_finite.numpy())
+        # Copies: pinned memory that is freed after the device failed aborts the process.
+        return Drawn(self._pixels.numpy().copy(), self._is_finite.numpy().copy())
 
 
 @cache

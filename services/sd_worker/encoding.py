@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.errors import Unavailable
 from shared.specs import Recipe
 
 from .drawn import Drawn
@@ -46,9 +47,12 @@ def encode(pixels: NDArray[np.uint8], recipe: Recipe, *, is_finite: bool) -> Enc
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
-    """4:4:4 JPEG: colour edges of small images survive."""
+    """4:4:4 JPEG: colour edges of small images survive. Raises Unavailable while no file can be written."""
     # Pillow lets go of Python's lock only while it writes to a file of the system, not into BytesIO.
-    with tempfile.TemporaryFile() as file:
-        image.save(file, "JPEG", quality=quality, subsampling=0, optimize=False)
-        file.seek(0)
-        return file.read()
+    try:
+        with tempfile.TemporaryFile() as file:
+            image.save(file, "JPEG", quality=quality, subsampling=0, optimize=False)
+            file.seek(0)
+            return file.read()
+    except OSError as error:
+        raise Unavailable(f"no JPEG can be written in {tempfile.gettempdir()}: {error}; make room there") from error

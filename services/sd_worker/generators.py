@@ -79,19 +79,18 @@ class Engine:
 
         Raises ConfigurationError where the machine's batch does not fit into the GPU's memory.
         """
+        load = self.load(recipe)
         try:
             shape, table = self.latent_shape(recipe), self.table(recipe)
         except (NotLinear, Unsupported) as problem:
             refuse_approximated(recipe, str(problem))
-            return self.reference(str(problem)).start(prompts, seeds, recipe)
-        load = self.load(recipe)
+            with load.explained():
+                return self.reference(str(problem)).start(prompts, seeds, recipe)
         if self.machine.device.type == "cuda" and load not in self._fitting:
             load.refuse_beyond(free_bytes(self.machine.device))
             self._fitting.add(load)
-        try:
+        with load.explained():
             pixels, is_finite = self.draw(self.filled(prompts), self.filled(seeds), recipe, shape, table)
-        except torch.OutOfMemoryError as error:
-            raise load.ran_out(error) from error
         return fetched(pixels[: len(prompts)], is_finite[: len(prompts)])
 
     def filled(self, values: Sequence[Value]) -> list[Value]:

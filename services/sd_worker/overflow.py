@@ -49,7 +49,10 @@ class Found(Exception):
 
 
 def find_overflow(pipeline: StableDiffusionPipeline, prompt: str, seed: int, recipe: Recipe) -> Overflow | None:
-    """Draws one image by diffusers' own pipeline and looks at every module's output; None where all is finite."""
+    """Draws one image by diffusers' own pipeline and looks at every module's output; None where all is finite.
+
+    It draws exactly, whatever approximation the recipe has.
+    """
     pipeline.scheduler = SCHEDULERS[recipe.scheduler].from_config(pipeline.scheduler.config)
     watch = Watch(str(pipeline.unet.dtype).removeprefix("torch."))
 

@@ -6,15 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
-
-import torch
+from typing import NoReturn
 
 from shared import leases, tables
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, Rejected
 from shared.fitness import Fitness
 from shared.leases import ShardLease
-from shared.models import model_of_digest, registered, verify_weights
+from shared.models import model_of_digest
+from shared.patience import AWAY
 from shared.schema import open_database
 from shared.settings import Settings
 from shared.specs import Recipe
@@ -23,37 +22,20 @@ from shared.tasks import attempt
 from shared.watchdog import Watchdog, pending_shards
 from shared.workers import Presence
 
-from .batches import Batches, Generator, Order
+from .batches import Batches, Order
 from .claims import Claims
+from .failures import device_fault
 from .gate import NOT_FINITE
 from .generate import ShardWork, Slot, next_batch
 from .health import Readiness
 from .keeper import LeaseKeeper
-from .machine import Machine, machine_of
+from .loading import MakeGenerator, Models, load_generator
+from .machine import machine_of
 from .overflow_reports import OverflowReports
 from .uploads import Uploads
 
 logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
-MakeGenerator = Callable[[Path, Machine], Generator]
-
-
-def load_generator(folder: Path, machine: Machine) -> Generator:
-    from . import generators  # diffusers takes seconds to import, and not every worker draws with it
-
-    return generators.load_generator(folder, machine)
-
-
-def usable_models(settings: Settings) -> tuple[list[str], dict[str, str]]:
-    """Models whose weights are here and are the registered ones, and why the others cannot be used."""
-    usable, problems = [], {}
-    for name, entry in registered(settings).items():
-        try:
-            verify_weights(settings, entry)
-            usable.append(name)
-        except ConfigurationError as problem:
-            problems[name] = problem.detail
-    return usable, problems
 
 
 class ShardWorker:
@@ -61,19 +43,16 @@ class ShardWorker:
 
     def __init__(self, settings: Settings, *, make_generator: MakeGenerator = load_generator) -> None:
         self.settings = settings
-        self._make_generator = make_generator
         self.database = open_database(settings.sqlalchemy_url)
         self.store: ObjectStore = open_store(settings)
         self.machine = machine_of(settings)
         self.device = self.machine.device
-        self.models, problems = usable_models(settings)
-        for name, problem in problems.items():
-            logger.warning("model cannot be used here", extra={"model": name, "reason": problem})
-        self.presence = Presence(self.database, "generate", device=str(self.device), models=self.models)
+        self.models = Models(settings, self.machine, make_generator)
+        self.presence = Presence(self.database, "generate", device=str(self.device), models=self.models.names)
         self.keeper = LeaseKeeper(self.database, lease_seconds=settings.lease_seconds)
         self.fitness = Fitness(self.presence, [self.store.check])
         self.claims = Claims(
-            settings, self.database, self.presence, models=self.models, keeper=self.keeper, fitness=self.fitness
+            settings, self.database, self.presence, models=self.models.names, keeper=self.keeper, fitness=self.fitness
         )
         self.overflows = OverflowReports(settings, self.database, self.device)
         self.uploads = Uploads(settings, self.database, self.store, keeper=self.keeper, fitness=self.fitness)
@@ -81,18 +60,17 @@ class ShardWorker:
             settings,
             self.database,
             self.presence,
-            pending=pending_shards(self.models),
+            pending=pending_shards(self.models.names),
             threads=[self.presence.thread, self.keeper.thread],
             holds_work=lambda: self.presence.busy or not self.keeper.is_empty,
         )
-        self.readiness = Readiness(settings, self.database, self.store, problems)
+        self.readiness = Readiness(settings, self.database, self.store, self.models.problems)
         self.works: dict[int, ShardWork] = {}
         self.queue: deque[Slot] = deque()
         self.batches = Batches()
         self.next_leases: list[ShardLease] = []
         self.recipe_digest: str | None = None
         self.failures = self.drawn = 0
-        self.generator: tuple[str, Generator] | None = None
         self.presence.start()
         self.keeper.start()
         self.readiness.start()
@@ -110,16 +88,25 @@ class ShardWorker:
         self.watchdog.tried()
         self.fitness.require()
         self.claims.open()
-        started, self.drawn = time.monotonic(), 0
+        self.drawn = 0
         try:
-            while not stop.is_set() and self.turn():
-                self.upload_complete(stop)
-                self.presence.images_per_second = round(self.drawn / (time.monotonic() - started), 3)
-            self.finish()
-            self.upload_complete(stop)
-            return self.drawn > 0
-        finally:
+            self.draw(stop)
+        except SystemExit:
+            self.settle_before_end()
+            raise
+        except BaseException:
             self.settle()
+            raise
+        self.settle()
+        return self.drawn > 0
+
+    def draw(self, stop: threading.Event) -> None:
+        started = time.monotonic()
+        while not stop.is_set() and self.turn():
+            self.upload_complete(stop)
+            self.presence.images_per_second = round(self.drawn / (time.monotonic() - started), 3)
+        self.finish()
+        self.upload_complete(stop)
 
     def turn(self) -> bool:
         """Give the device a batch, take what is done; False when there is nothing to do."""
@@ -161,6 +148,13 @@ class ShardWorker:
         for upload in ended:
             upload.result()
 
+    def settle_before_end(self) -> None:
+        """A store or a database that is away must not keep a process alive that cannot draw: leases run out."""
+        try:
+            self.settle()
+        except AWAY as problem:
+            logger.warning("not everything was given back", extra={"reason": str(problem)})
+
     def refill(self) -> None:
         """Claim ahead so that the next batch is full, as long as the recipe stays the same."""
         self.forget_lost()
@@ -187,19 +181,24 @@ class ShardWorker:
         with self.database.read() as session:
             row = session.get_one(tables.Recipe, claimed[0].recipe_digest)
         recipe = Recipe.model_validate(row.recipe)
-        self.load(row.model, recipe)
+        entry = model_of_digest(self.settings, row.model, recipe.model_digest)
+        try:
+            self.models.load(entry)
+        except ConfigurationError as problem:
+            self.leave_out(row.model, problem.detail, claimed)
+            return
         self.recipe_digest = row.digest
         for lease in claimed:
             shard = ShardWork(lease, recipe, row.model)
             self.works[lease.shard_id] = shard
             self.queue.extend(shard.slots())
 
-    def load(self, model: str, recipe: Recipe) -> None:
-        entry = model_of_digest(self.settings, model, recipe.model_digest)
-        if self.generator is None or self.generator[0] != model:
-            self.generator = None  # free the old weights first
-            machine = self.machine._replace(dtype=entry.dtype)
-            self.generator = (model, self._make_generator(entry.path(self.settings), machine))
+    def leave_out(self, model: str, problem: str, claimed: list[ShardLease]) -> None:
+        """Other workers may draw it, so no shard loses an attempt; where none is left, the dispatcher fails the job."""
+        self.models.leave_out(model, problem)
+        self.presence.leave_out(model)
+        with self.database.write() as session:
+            leases.release(session, self.keeper.drop(claimed))
 
     def forget_lost(self) -> None:
         lost = {shard_id for shard_id, shard in self.works.items() if not self.keeper.is_held(shard.lease)}
@@ -212,11 +211,9 @@ class ShardWorker:
         self.queue = deque(slot for slot in self.queue if slot.shard_id not in shard_ids)
 
     def start_batch(self) -> None:
-        generator = self.generator
-        assert generator is not None
         slots = next_batch(self.queue, self.machine.batch)
         orders = [Order(self.works[slot.shard_id], slot) for slot in slots]
-        self.try_on(orders, partial(self.batches.start, generator[1], orders))
+        self.try_on(orders, partial(self.batches.start, self.models.generator, orders))
 
     def land(self) -> None:
         self.try_on(self.batches.drawing[0].orders, self.batches.land)
@@ -245,38 +242,52 @@ class ShardWorker:
     def try_on(self, orders: list[Order], action: Callable[[], None]) -> None:
         """If one step of a batch fails, every shard in it loses this attempt."""
 
-        def give_up(reason: str) -> None:
-            self.give_up(leases_of(filter(self.has, orders)), reason)
+        def give_up(reason: str, *, most_attempts: int | None = None) -> None:
+            self.give_up(leases_of(filter(self.has, orders)), reason, most_attempts=most_attempts)
 
-        if not attempt(partial(self.on_device, orders, action), on_failure=give_up):
+        def run() -> None:
+            try:
+                self.on_device(orders, action)
+            except Rejected as problem:  # no worker can draw this
+                give_up(problem.detail, most_attempts=1)
+            except ConfigurationError as problem:  # such as too little memory: nothing is broken, others may have more
+                give_up(problem.detail)
+
+        if not attempt(run, on_failure=give_up):
             self.count_failure()
 
     def on_device(self, orders: list[Order], action: Callable[[], None]) -> None:
-        """An error of the accelerator itself leaves a process that cannot draw any more.
-
-        No batch under way can be told from the one that caused it.
-        """
+        """An error of the device itself ends the process."""
         try:
             action()
-        except torch.AcceleratorError as error:
-            reason = f"{self.device} failed: {error}"
-            logger.error("the device failed, so this process ends", extra={"reason": reason})
-            orders = [*orders, *(order for batch in self.batches.drawing for order in batch.orders)]
+        except RuntimeError as error:
+            fault = device_fault(error, self.device)
+            if fault is None:
+                raise
+            self.end(f"{self.device} failed: {fault}", orders)
+
+    def end(self, reason: str, orders: list[Order]) -> NoReturn:
+        """No batch on the device can be told from the one that broke it."""
+        logger.error("the device failed, so this process ends", extra={"reason": reason})
+        orders = [*orders, *(order for batch in self.batches.drawing for order in batch.orders)]
+        try:
             self.give_up(leases_of(filter(self.has, orders)), reason)
-            raise SystemExit(f"{reason}; a fresh process is due") from error
+        except AWAY as problem:
+            logger.warning("not everything was given back", extra={"reason": str(problem)})
+        raise SystemExit(f"{reason}; a fresh process is due")
 
     def count_failure(self) -> None:
         """A GPU can fail for good within one process; then the next shards belong to a fresh one."""
         self.failures += 1
-        if self.failures == MOST_FAILURES:
+        if self.failures >= MOST_FAILURES:
             raise SystemExit(f"{MOST_FAILURES} failures in a row; see the log")
 
-    def give_up(self, failed: list[ShardLease], reason: str) -> None:
+    def give_up(self, failed: list[ShardLease], reason: str, *, most_attempts: int | None = None) -> None:
         self.forget({lease.shard_id for lease in failed})
         self.keeper.drop(failed)  # those whose shard was never taken up
         with self.database.write() as session:
             for lease in failed:
-                leases.give_up(session, lease, reason=reason, max_attempts=self.settings.max_attempts)
+                leases.give_up(session, lease, reason=reason, max_attempts=most_attempts or self.settings.max_attempts)
 
     def upload_complete(self, stop: threading.Event) -> None:
         for shard in [shard for shard in self.works.values() if shard.is_complete]:
@@ -286,12 +297,15 @@ class ShardWorker:
 
     def give_back(self) -> None:
         """With no upload under way, every lease still held is unfinished: back to the queue, attempts uncounted."""
-        self.batches.drop()
         self.works.clear()
         self.queue.clear()
         self.next_leases = []
-        with self.database.write() as session:
-            leases.release(session, self.keeper.drop_all())
+        try:
+            with self.database.write() as session:
+                leases.release(session, self.keeper.drop_all())
+        finally:
+            # Last: after a fault of the device, freeing its memory may abort the process.
+            self.batches.drop()
 
 
 def leases_of(orders: Iterable[Order]) -> list[ShardLease]:

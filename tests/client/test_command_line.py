@@ -109,6 +109,20 @@ def test_limits_of_submit_reach_the_request(place: Place) -> None:
     assert (request["priority"], request["budget"]) == (7, {"images": 5, "worker_seconds": 60.0})
 
 
+def test_the_size_of_submit_reaches_the_request(place: Place) -> None:
+    with Client(place.url) as client:
+        for words, sides in ((["--width", "96", "--height", "64"], (96, 64)), (["--height", "64"], (32, 64))):
+            recipe = client.datasets.get(submitted(place, *SMALL, *words)).spec["recipe"]
+            assert isinstance(recipe, dict)
+            assert (recipe["width"], recipe["height"]) == sides
+
+
+def test_a_bad_size_is_refused_before_anything_is_sent(place: Place) -> None:
+    done = run("--api", place.url, *SMALL, "--width", "100")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "width 100 is not a multiple of 8" in done.stderr
+
+
 def test_an_approximation_of_submit_reaches_the_request(place: Place) -> None:
     job_id = submitted(place, *SMALL, "--guidance-interval", "0.2", "0.8", "--reuse-every", "3")
     with Client(place.url) as client:

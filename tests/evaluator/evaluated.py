@@ -77,9 +77,16 @@ def end_well(place: Place, job_id: str, result: JsonObject) -> None:
 def add_dataset(place: Place, *, state: str = "succeeded", **fields: object) -> str:
     """The row of a dataset asked for with these fields."""
     request = DatasetRequest.model_validate({"classes": "digits", "images_per_class": 2} | fields)
-    engine = approximation_of(request.approximation, is_distilled=False) or "exact"
-    recipe = RECIPE.model_copy(update={"engine": engine})
-    spec = DatasetSpec(
+    spec = dataset_spec(request)
+    return add_job(place.database, "dataset", state=state, spec=spec.model_dump(mode="json"))
+
+
+def dataset_spec(request: DatasetRequest, *, is_distilled: bool = False) -> DatasetSpec:
+    """By a model of 32 x 32 pixels."""
+    engine = approximation_of(request.approximation, is_distilled=is_distilled) or "exact"
+    sides = {"width": request.width or 32, "height": request.height or 32}
+    recipe = RECIPE.model_copy(update={"engine": engine, **sides})
+    return DatasetSpec(
         request=request,
         model=request.model or "digits-sd",
         recipe=recipe,
@@ -90,7 +97,6 @@ def add_dataset(place: Place, *, state: str = "succeeded", **fields: object) -> 
         total_images=20,
         version="0.1.0",
     )
-    return add_job(place.database, "dataset", state=state, spec=spec.model_dump(mode="json"))
 
 
 def add_evaluation(place: Place, training: str, **fields: object) -> str:

@@ -21,8 +21,9 @@ from services.evaluator.published import expected_images
 from shared.endings import settle
 from shared.experiments import Arm, ExperimentDataset, ExperimentRequest, ExperimentSpec, plan
 from shared.job_leases import JobLease
-from shared.specs import TrainingSpec
+from shared.specs import DatasetSpec, TrainingSpec
 from shared.tables import Job, JsonObject
+from tests.evaluator.evaluated import dataset_spec
 from tests.trainer.rows import add_job, claim, read_job, spec_of
 
 # Top-1 by what a network was trained on and its seed.
@@ -54,22 +55,21 @@ def add_experiment(
     kept: Mapping[str, int] | None = None,
     tested: Mapping[str, object] | None = None,
     changed_recipe: Mapping[str, object] | None = None,
+    is_distilled: bool = False,
     **changes: object,
 ) -> str:
     """All jobs ended; `lost` names trainings that failed and why, `kept` partial datasets and their images.
 
     `tested` are fields of every benchmark's report, `changed_recipe` of the recipes frozen with the trainings.
+    `is_distilled` are the models of all datasets.
     """
     request = ExperimentRequest.model_validate({**ASKED, **changes})
     found = plan(request, images_per_second=1)
-    datasets = tuple(
-        ExperimentDataset(
-            id=add_dataset(place, known.images, (kept or {}).get(known.cell.label)),
-            cell=known.cell,
-            images=known.images,
-        )
-        for known in found.datasets
-    )
+    datasets = []
+    for known in found.datasets:
+        drawn = dataset_spec(request.dataset(known.cell), is_distilled=is_distilled)
+        dataset_id = add_dataset(place, drawn, known.images, (kept or {}).get(known.cell.label))
+        datasets.append(ExperimentDataset(id=dataset_id, cell=known.cell, images=known.images))
     arms = []
     for arm in found.arms:
         dataset = None if arm.dataset is None else datasets[arm.dataset]
@@ -91,13 +91,13 @@ def add_experiment(
                 evaluation=evaluation,
             )
         )
-    spec = ExperimentSpec(request=request, datasets=datasets, arms=tuple(arms), version="0.1.0")
+    spec = ExperimentSpec(request=request, datasets=tuple(datasets), arms=tuple(arms), version="0.1.0")
     return add_job(place.database, "experiment", state="queued", spec=spec.model_dump(mode="json"), total=len(arms))
 
 
-def add_dataset(place: Place, images: int, kept: int | None) -> str:
+def add_dataset(place: Place, drawn: DatasetSpec, images: int, kept: int | None) -> str:
     state, done = ("succeeded", images) if kept is None else ("partial", kept)
-    job_id = add_job(place.database, "dataset", state=state, spec={}, total=images)
+    job_id = add_job(place.database, "dataset", state=state, spec=drawn.model_dump(mode="json"), total=images)
     with place.database.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(done=done))
     return job_id
@@ -174,6 +174,15 @@ def test_approximated_images_have_rows_and_names_of_their_own_and_no_published_v
     }
     assert len(size_curves(report.rows, "imagenet-val")) == 2
     assert len(set(prompt_names([row for row in report.rows if row.times == 1]))) == 2
+
+
+def test_rows_tell_that_a_model_was_distilled_which_the_request_did_not(place: Place) -> None:
+    add_experiment(place, is_distilled=True, real=[])
+    _, report = reported(place, claim(place.database, "experiment"))
+    label = "approximated (by a model distilled to few steps)"
+    assert {row.approximation for row in report.rows} == {label}
+    assert f"{BEST}, {label}" in {row.trained_on for row in report.rows}
+    assert {score.published for row in report.rows for score in row.scores} == {None}
 
 
 def test_transfer_sets_have_tables_of_their_own_and_no_published_value(place: Place) -> None:

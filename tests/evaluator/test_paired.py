@@ -158,6 +158,13 @@ def test_a_mixture_of_exact_and_approximated_images_is_told(place: Place) -> Non
     )
 
 
+def test_a_size_that_was_asked_for_is_told(place: Place) -> None:
+    dataset = add_dataset(place, width=64)
+    with place.database.read() as session:
+        told = trained_on(session, tiny_request(real=None, datasets=(dataset,)))
+    assert told == "synthetic: name, guidance 7.5, 2 per class, digits-sd, 64 x 32 pixels"
+
+
 PAPER: dict[str, object] = {"classes": "in100", "prompt": "description", "scale": 2, "size": "1x", "model": "sd14"}
 
 
@@ -169,6 +176,8 @@ PAPER: dict[str, object] = {"classes": "in100", "prompt": "description", "scale"
         ({}, "partial", None),
         ({"scheduler": "euler"}, "succeeded", None),
         ({"steps": 20}, "succeeded", None),
+        ({"width": 256}, "succeeded", None),
+        ({"height": 256}, "succeeded", None),
         ({"approximation": {"reuse_every": 3}}, "succeeded", None),
         ({"scale": 3}, "succeeded", None),
         ({"model": "sd15"}, "succeeded", None),

@@ -70,6 +70,11 @@ def test_datasets_of_a_distilled_model_say_so_by_themselves(
             "reuse_every 6 is more than the 5 sampler steps; take 5 or less",
         ),
         (
+            {"approximation": {"reuse_every": 2}, "steps": 1},
+            "/approximation/reuse_every",
+            "reuse_every 2 is more than the 1 sampler steps; leave it out",
+        ),
+        (
             {"approximation": {"guidance_interval": [0.8, 0.2]}},
             "/approximation/guidance_interval",
             "[0.8, 0.2] is empty; its first number must be below its second",
@@ -77,7 +82,24 @@ def test_datasets_of_a_distilled_model_say_so_by_themselves(
         (
             {"approximation": {"guidance_interval": [0.2, 0.25]}, "steps": 10},
             "/approximation/guidance_interval",
-            "[0.2, 0.25] is narrower than one of the 10 sampler steps; its numbers must be 0.1 or more apart",
+            "[0.2, 0.25] guides none of the 10 evaluations of the network; take numbers 0.1 or more apart, or leave it "
+            "out and take scale 1",
+        ),
+        (
+            {"approximation": {"guidance_interval": [0.01, 0.99]}, "steps": 10},
+            "/approximation/guidance_interval",
+            "[0.01, 0.99] guides all 10 evaluations of the network, which is exact; leave it out, or narrow it",
+        ),
+        (
+            # The first and the last middle are 1/22 and 21/22, of ten evaluations they would be 1/20 and 19/20.
+            {"approximation": {"guidance_interval": [0.046, 1]}, "steps": 10, "scheduler": "dpm++"},
+            "/approximation/guidance_interval",
+            "guides all 10 evaluations",
+        ),
+        (
+            {"approximation": {"guidance_interval": [0.04, 0.96]}, "steps": 10, "scheduler": "pndm"},
+            "/approximation/guidance_interval",
+            "guides all 11 evaluations",
         ),
         (
             {"approximation": {"guidance_interval": [0.2, 0.8]}, "scale": 1},
@@ -98,6 +120,12 @@ def test_a_bad_approximation_is_refused_with_its_value_and_the_remedy(
     assert pointer in [item["pointer"] for item in problem["errors"]]
 
 
-def test_an_interval_of_one_step_is_taken(api: httpx2.Client) -> None:
-    asked = {"approximation": {"guidance_interval": [0.2, 0.3]}, "steps": 10}
+@pytest.mark.parametrize(
+    ("interval", "scheduler"),
+    [([0.2, 0.3], "dpm++"), ([0.05, 0.95], "dpm++"), ([0.046, 1], "pndm")],
+)
+def test_an_interval_that_guides_some_evaluations_is_taken(
+    api: httpx2.Client, interval: list[JsonValue], scheduler: str
+) -> None:
+    asked = {"approximation": {"guidance_interval": interval}, "steps": 10, "scheduler": scheduler}
     assert api.post("/datasets", json={**DIGITS, **asked}).status_code == 202

@@ -132,6 +132,18 @@ def test_a_retry_is_a_job_and_needs_room_for_what_is_missing(api: httpx2.Client,
     assert api.post(f"/jobs/{old}/retry").status_code == 202
 
 
+def test_larger_images_are_promised_as_they_were_asked_for(api: httpx2.Client, database: Database) -> None:
+    """The model card's images are 32 x 32, these have six times the pixels."""
+    image = bytes_per_image(api)
+    limit(database, "default", max_stored_bytes=79 * image)
+    large = make(api, images_per_class=1, width=96, height=64)
+    assert large.status_code == 202
+    check_refused(make(api, images_per_class=2), 403, f"{60 * image:,} under way")
+    end(database, large.json()["id"], "failed", done=5)
+    limit(database, "default", max_stored_bytes=29 * image)
+    check_refused(api.post(f"/jobs/{large.json()['id']}/retry"), 403, f"{30 * image:,} bytes")
+
+
 def test_a_dry_run_is_refused_in_the_same_words(api: httpx2.Client, database: Database) -> None:
     limit(database, "default", max_images=19)
     real, dry = make(api), api.post("/datasets?dry_run=true", json=DIGITS)

@@ -5,6 +5,8 @@ import sys
 import threading
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
+
 from services.sd_worker.pinning import pinned
 from shared.settings import Settings
 from shared.tasks import CeleryWorker
@@ -16,9 +18,14 @@ class Watchdog:
 
 
 class Child:
+    times_made = 0
+
     def __init__(self, settings: Settings) -> None:
         self.watchdog = Watchdog()
         own = pinned(settings)
+        Child.times_made += 1
+        if Child.times_made == 1:
+            raise OperationalError("connect", None, ConnectionRefusedError("the database is away"))
         seen = (os.environ["CUDA_VISIBLE_DEVICES"], own.worker_health_port, "torch" in sys.modules)
         with Path(os.environ["CHILDREN_FILE"]).open("a") as file:
             file.write(f"{os.getpid()} {' '.join(map(str, seen))}\n")

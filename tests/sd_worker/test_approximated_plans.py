@@ -3,7 +3,10 @@
 import pytest
 
 from services.sd_worker.engine.approximations import plan_evaluations
-from shared.approximations import Approximation
+from services.sd_worker.engine.schedule import make_schedule
+from services.sd_worker.pipeline import SCHEDULERS
+from shared.approximations import Approximation, count_evaluations
+from tests.sd_worker.test_engine import SAMPLER_CONFIG
 
 
 def guided(count: int, *interval: float) -> list[int]:
@@ -33,6 +36,13 @@ def test_an_evaluation_is_guided_where_the_middle_of_its_share_lies_in_the_inter
 def test_an_interval_as_long_as_a_step_holds_an_evaluation_wherever_it_begins(steps: int) -> None:
     starts = [begin / 100 for begin in range(100) if begin / 100 + 1 / steps <= 1]
     assert [start for start in starts if not guided(steps, start, start + 1 / steps)] == []
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 50])
+def test_a_request_is_refused_by_as_many_evaluations_as_the_sampler_makes(name: str, steps: int) -> None:
+    schedule = make_schedule(SCHEDULERS[name].from_config(SAMPLER_CONFIG), steps)
+    assert count_evaluations(name, steps) == len(schedule.input_scales)
 
 
 def whole(count: int, every: int | None, *, interval: tuple[float, float] | None = None) -> list[int]:

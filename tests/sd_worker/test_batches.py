@@ -10,7 +10,8 @@ import pytest
 import torch
 from sqlalchemy import select
 
-from services.sd_worker.worker import MakeGenerator, ShardWorker
+from services.sd_worker.loading import MakeGenerator
+from services.sd_worker.worker import ShardWorker
 from shared.tables import Shard
 from shared.tasks import drain
 from tests.faults.noise import Noise

@@ -5,11 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU torch)
+
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from services.sd_worker.checkpoint import load_parts
+from services.sd_worker.checkpoint import load_part, load_parts, refuse_unreadable
 from services.sd_worker.pipeline import load_pipeline
 from shared.errors import ConfigurationError
 from shared.settings import PROJECT_ROOT
@@ -100,6 +103,49 @@ def test_a_part_without_weights_is_named(folder: Path) -> None:
     assert f"{folder / 'vae'} has no weights" in refusal(folder)
 
 
+@pytest.mark.parametrize("part", FILES)
+def test_half_precision_files_alone_are_named_and_drawn_with_once_renamed(folder: Path, part: str) -> None:
+    whole = folder / FILES[part]
+    half = whole.rename(whole.with_suffix(".fp16.safetensors"))
+    assert f"variant {half.name} the name must be without '.fp16'" in refusal(folder)
+    half.rename(whole)
+    assert set(load_parts(folder, torch.float32)) == set(FILES)
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_weights_under_a_name_that_no_loader_knows_are_refused(folder: Path, part: str) -> None:
+    whole = folder / FILES[part]
+    whole.rename(whole.with_name("other.safetensors"))
+    detail = refusal(folder)
+    assert f"the weights in {folder / part} cannot be loaded" in detail
+    assert f"fetch {part} again" in detail
+
+
+@pytest.mark.parametrize("part", FILES)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "config.json cannot be read"),
+        (b'{"act_fn":', "config.json cannot be read"),
+        (b"\xff\xfe\x00", "config.json cannot be read"),
+        (b"[]", "config.json is a JSON list and no object"),
+    ],
+)
+def test_a_config_that_is_missing_or_broken_is_named(folder: Path, part: str, content: bytes | None, said: str) -> None:
+    config = folder / part / "config.json"
+    config.unlink()
+    if content is not None:
+        config.write_bytes(content)
+    assert f"{part}/{said}" in refusal(folder)
+
+
+def test_a_link_to_weights_that_are_gone_is_named(folder: Path) -> None:
+    file = folder / FILES["unet"]
+    file.unlink()
+    file.symlink_to(folder / "gone")
+    assert f"{FILES['unet']} is no whole safetensors file" in refusal(folder)
+
+
 def test_a_network_of_another_kind_is_named(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "AutoencoderTiny"]}))
@@ -111,6 +157,26 @@ def test_the_position_ids_of_old_text_encoders_are_taken(folder: Path) -> None:
     ids = torch.arange(77)[None]
     change(folder, "text_encoder", lambda weights, _: weights.update({"text_model.embeddings.position_ids": ids}))
     assert set(load_parts(folder, torch.float32)) == {"unet", "vae", "text_encoder"}
+
+
+def test_the_deprecated_names_of_a_decoders_attention_are_taken(tmp_path: Path) -> None:
+    """Stable Diffusion 1.4's own file has them."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    AutoencoderKL(**blocks, block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path / "vae")
+    weights = load_file(tmp_path / FILES["vae"])
+    renamed = {deprecated(name): tensor for name, tensor in weights.items()}
+    assert len(set(renamed) - set(weights)) == 16  # weight and bias of four layers, in encoder and decoder
+    save_file(renamed, tmp_path / FILES["vae"], metadata={"format": "pt"})
+    refuse_unreadable(tmp_path / "vae")
+    loaded = load_part(tmp_path / "vae", torch.float32).state_dict()
+    assert set(loaded) == set(weights)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+
+
+def deprecated(name: str) -> str:
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        name = name.replace(f"mid_block.attentions.0.{new}.", f"mid_block.attentions.0.{old}.")
+    return name
 
 
 def test_whole_weights_are_loaded_as_they_are_in_the_dtype_of_the_card(folder: Path) -> None:

@@ -7,14 +7,18 @@ import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU tor
 
 import pytest
 import torch
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from sqlalchemy import select
 
-from services.sd_worker.generate import ShardWork, Slot
+from services.sd_worker.generate import Drawing, ShardWork, Slot
 from services.sd_worker.overflow import Overflow, find_overflow
-from services.sd_worker.overflow_reports import OverflowReports
+from services.sd_worker.overflow_reports import OverflowReports, explain
 from services.sd_worker.pipeline import load_pipeline
+from shared.approximations import Approximation
+from shared.leases import ShardLease
 from shared.models import DType, find_model
+from shared.prompts import Prompt
 from shared.settings import PROJECT_ROOT
 from shared.specs import Recipe
 from shared.tables import Event
@@ -109,6 +113,51 @@ def test_every_live_dataset_is_told_once(folder: Path, tmp_path: Path, caplog: p
     assert "unet.mid_block.resnets.0.conv1 is the first" in str(events[0].payload["detail"])
     assert events[0].payload["seed"] == drawing.seed
     assert [record.message for record in caplog.records].count("an image is not finite") == 2
+
+
+def first_drawing(lease: ShardLease) -> tuple[ShardWork, Drawing]:
+    work = ShardWork(lease, SHORT, "digits-sd")
+    return work, work.drawing(Slot(lease.shard_id, lease.start_slot, 0))
+
+
+def told(place: Place) -> dict[str, dict[str, JsonValue]]:
+    with place.database.read() as session:
+        events = session.scalars(select(Event).where(Event.type == "not-finite")).all()
+        return {event.job_id: event.payload for event in events}
+
+
+def test_a_later_dataset_is_told_by_a_shard_of_its_own_without_another_look(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(tmp_path / "place")
+    scale(folder, "mid_block.resnets.0.conv1.weight", float("inf"))
+    settings = place.settings.model_copy(update={"models_dir": folder.parent})
+    reports = OverflowReports(settings, place.database, CPU)
+    first = place.dataset(per_class=2)
+    work, drawing = first_drawing(claim(place.database, limit=2)[0])
+    reports.report(work, drawing)
+    later = place.dataset(per_class=4)
+    assert set(told(place)) == {first}
+    reports.report(*first_drawing(claim(place.database)[0]))
+    events = told(place)
+    assert set(events) == {first, later}
+    assert events[later] == events[first]
+    assert events[later]["seed"] == drawing.seed
+    assert [record.message for record in caplog.records].count("an image is not finite") == 1
+
+
+@pytest.mark.parametrize(
+    ("approximation", "words"),
+    [
+        (None, "finite, so the engine's order of arithmetic is at fault; report it"),
+        (Approximation(distilled=True), "finite, so the engine's order of arithmetic is at fault; report it"),
+        (Approximation(reuse_every=2), "either the approximation or the engine's order of arithmetic is at fault"),
+    ],
+)
+def test_the_engine_alone_is_blamed_only_where_it_drew_exactly(approximation: Approximation | None, words: str) -> None:
+    recipe = SHORT.model_copy(update={"engine": approximation or "exact"})
+    detail = explain(DIGITS, CPU, "float32", recipe=recipe, drawing=Drawing(Prompt("seven", None), 1))
+    assert words in detail
 
 
 def test_a_look_that_fails_is_told_and_costs_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Each child of a Celery worker is given a GPU of its own, also one that takes a dead one's place."""
+"""Each child of a Celery worker is given a GPU of its own, also one that takes a dead one's place.
+
+The database is away when a child first starts, so each is given its GPU twice.
+"""
 
 import os
 import signal
@@ -56,3 +59,12 @@ def test_a_child_without_a_gpu_says_so_and_works_on_none(processes: Processes, c
     wait_until(lambda: "worker 2 has no GPU" in processes.logs() or None, seconds=60, what="a refusal")
     wait_until(lambda: children.exists() or None, seconds=60, what="the child that has one")
     assert {line.split()[1] for line in children.read_text().splitlines()} == {"4"}
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+def test_children_on_the_cpu_need_no_gpu(processes: Processes, children: Path) -> None:
+    variables = {"CUDA_VISIBLE_DEVICES": "4", "SYNTHCLONE_DEVICE": "cpu"}
+    processes.start([*COMMAND, "--concurrency", "2"], "pinned", variables)
+    found = wait_until(lambda: lines(children, 2), seconds=60, what="two children")
+    assert sorted(line[1:3] for line in found) == [["4", "8001"], ["4", "8002"]]

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from services.sd_worker.worker import ShardWorker, usable_models
+from services.sd_worker.loading import Models, load_generator
+from services.sd_worker.machine import machine_of
+from services.sd_worker.worker import ShardWorker
 from shared.errors import Unavailable
 from shared.models import find_model, folder_digest
 from shared.tables import DatasetClass, Shard, Worker
@@ -211,10 +213,11 @@ def test_damaged_weights_are_not_used(place: Place, tmp_path: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     settings = place.settings.model_copy(update={"models_dir": tmp_path / "models"})
-    assert usable_models(settings)[0] == ["digits-sd"]
+    machine = machine_of(settings)
+    assert Models(settings, machine, load_generator).names == ["digits-sd"]
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    usable, problems = usable_models(settings)
-    assert usable == []
-    assert folder_digest(folder) in problems["digits-sd"]
-    assert "hf download" in problems["sd14"]
+    models = Models(settings, machine, load_generator)
+    assert models.names == []
+    assert folder_digest(folder) in models.problems["digits-sd"]
+    assert "hf download" in models.problems["sd14"]

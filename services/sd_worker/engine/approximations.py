@@ -8,7 +8,7 @@ import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU tor
 
 from torch import Tensor
 
-from shared.approximations import Approximation
+from shared.approximations import Approximation, are_guided
 
 from .trajectory import Step, combined
 from .unet import EngineUNet, KeysAndValues
@@ -29,13 +29,11 @@ class Evaluation(NamedTuple):
 def plan_evaluations(count: int, approximation: Approximation, *, has_guidance: bool) -> tuple[Evaluation, ...]:
     """Of each of `count` evaluations in order.
 
-    One is guided where the middle of its share of the trajectory lies in the interval: number k of S, from 0, where
-    first <= (k + 1/2) / S < last (Kynkäänniemi et al. 2024, arXiv 2404.07724, who give the interval in noise levels).
-    One is whole where the last whole one was `reuse_every` ago (Ma et al. 2023, arXiv 2312.00858, section 3.3), and
-    where guidance begins: of the images without text nothing is known then.
+    One is guided as `are_guided` says. One is whole where the last whole one was `reuse_every` ago (Ma et al. 2023,
+    arXiv 2312.00858, section 3.3), and where guidance begins: of the images without text nothing is known then.
     """
-    first, last = approximation.guidance_interval or (0.0, 1.0)
-    guided = [has_guidance and first <= (number + 0.5) / count < last for number in range(count)]
+    within = are_guided(count, approximation.guidance_interval or (0.0, 1.0))
+    guided = [has_guidance and is_within for is_within in within]
     whole = are_whole(guided, approximation.reuse_every or 1)
     return tuple(Evaluation(*both) for both in zip(guided, whole, strict=True))
 

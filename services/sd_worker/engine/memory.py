@@ -1,5 +1,7 @@
 """How much memory a batch needs on a GPU beside the weights, and the batches that fit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -74,6 +76,14 @@ class Load(NamedTuple):
         if self.needed > room:
             fitting = self.needs.largest_batch(room, most=self.batch - 1, pixels=self.height * self.width)
             raise self.refusal(f"of which {room / GIB:.1f} are free", fitting)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Out of memory inside it becomes a ConfigurationError."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise self.ran_out(error) from error
 
     def ran_out(self, error: torch.OutOfMemoryError) -> ConfigurationError:
         """The batch fitted by `refuse_beyond`, which cannot see everything; half of it is offered."""
