@@ -71,6 +71,7 @@ bench: $(STAMP) lexicon ## Benchmarks that print ratios against a named baseline
 	$(BIN)/python -m bench.logistic
 	$(BIN)/python -m bench.claims
 	$(BIN)/python -m bench.worker
+	$(BIN)/python -m bench.tables
 
 fuzz: $(STAMP) lexicon ## Fifty generated requests for each operation of the API
 	SYNTHCLONE_FUZZ_EXAMPLES=50 $(BIN)/python -m pytest tests/prompt_api/test_schema_conformance.py

@@ -147,6 +147,8 @@ def fault_of_interval(interval: tuple[float, float], scale: float, evaluations: 
     """Where it would change nothing or everything."""
     if scale <= 1:
         return f"limits guidance, and scale {scale:g} has none; leave it out, or take a scale above 1"
+    if evaluations == 1:
+        return "is for trajectories of several evaluations of the network, this has 1; leave it out"
     guided = sum(are_guided(evaluations, interval))
     if guided == evaluations:
         return f"guides all {evaluations} evaluations of the network, which is exact; leave it out, or narrow it"

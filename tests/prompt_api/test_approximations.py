@@ -86,6 +86,11 @@ def test_datasets_of_a_distilled_model_say_so_by_themselves(
             "out and take scale 1",
         ),
         (
+            {"approximation": {"guidance_interval": [0.6, 1]}, "steps": 1},
+            "/approximation/guidance_interval",
+            "[0.6, 1.0] is for trajectories of several evaluations of the network, this has 1; leave it out",
+        ),
+        (
             {"approximation": {"guidance_interval": [0.01, 0.99]}, "steps": 10},
             "/approximation/guidance_interval",
             "[0.01, 0.99] guides all 10 evaluations of the network, which is exact; leave it out, or narrow it",

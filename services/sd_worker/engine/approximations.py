@@ -30,7 +30,7 @@ def plan_evaluations(count: int, approximation: Approximation, *, has_guidance: 
     """Of each of `count` evaluations in order.
 
     One is guided as `are_guided` says. One is whole where the last whole one was `reuse_every` ago (Ma et al. 2023,
-    arXiv 2312.00858, section 3.3), and where guidance begins: of the images without text nothing is known then.
+    arXiv 2312.00858), and where guidance begins: of the images without text nothing is known then.
     """
     within = are_guided(count, approximation.guidance_interval or (0.0, 1.0))
     guided = [has_guidance and is_within for is_within in within]

@@ -146,7 +146,7 @@ class EngineUNet(nn.Module):
         return self.output(ascended(shallow, features, skips, bias, text)), features
 
     def shallow(self, latents: Tensor, features: Tensor, biases: Tensor, texts: Sequence[KeysAndValues]) -> Tensor:
-        """The output with the deep features of an earlier evaluation (DeepCache: Ma et al. 2023, section 3.3).
+        """The output with the deep features of an earlier evaluation (DeepCache: Ma et al. 2023).
 
         Computed are the last layers of the way up, and of the way down those whose outputs they read.
         """
