@@ -90,14 +90,14 @@ class Comparison(NamedTuple):
     facts: dict[str, object]
 
 
-def compare(case: Case) -> Comparison:
+def compare(case: Case, *, rounds: int = ROUNDS) -> Comparison:
     plain, engine = (
         Generator(pipeline_of(case)),
         Engine(pipeline_of(case), lambda: plain, Machine(CPU, case.batch, kernels_dir=Path())),
     )
     seconds: dict[str, list[float]] = {"A": [], "B": []}
     apart = 0.0
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         seeds = range(number * case.batch, (number + 1) * case.batch)
         first, expected = timed(plain, case, seeds)
         second, found = timed(engine, case, seeds)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 
+from bench.generation import on_cpu
 from bench.generation.counts import Counts
 from bench.generation.kernels import Profile, Span, kind_of
 from bench.generation.on_gpu import measure
@@ -20,6 +21,7 @@ from bench.generation.rounds import Rounds
 from bench.generation.stages import Stages
 from bench.generation.weights import SD14, make_sampler, make_unet, make_vae
 from services.sd_worker.flops import image_flop
+from tests.tables import Report
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,19 @@ def test_every_stage_runs_without_a_gpu_and_nothing_is_left_out(result: Result) 
     assert result.left_out == ()
     assert result.warm_start_seconds is not None
     assert Result.model_validate(result.model_dump(mode="json")) == result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", on_cpu.CASES, ids=lambda case: case.name)
+def test_the_engine_beside_the_pipeline_on_this_cpu(case: on_cpu.Case, report: Report) -> None:
+    """The numbers are printed and not judged: other tests share the cores. `python -m bench.generation` judges."""
+    smaller = case._replace(batch=case.batch // 2, recipe=case.recipe.model_copy(update={"steps": 4}))
+    found = on_cpu.compare(smaller, rounds=1)
+    speeds = found.facts["images_per_second"]
+    assert isinstance(speeds, dict)
+    line = (case.name, smaller.batch, f"{speeds['A']:.2f}", f"{speeds['B']:.2f}", f"{found.ratio:.2f}")
+    report("one round of engine and pipeline", ("model", "batch", "A img/s", "B img/s", "B/A"), [line])
+    assert found.grey_levels <= on_cpu.MOST_GREY_LEVELS
 
 
 @pytest.mark.slow
