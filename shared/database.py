@@ -31,9 +31,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 # An unreachable or stuck server must become an error within seconds, never a hung worker.
 # Compiling a plan (jit) takes longer than any of our statements runs.
-POSTGRES_OPTIONS = (
-    "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000 -c lock_timeout=10000 -c jit=off"
-)
+POSTGRES_OPTIONS = "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000 -c jit=off"
+LOCK_SECONDS = 10.0  # the longest wait for a lock
 DISPATCHER_LOCK = 0x5C10_0E01
 # A leader that does not touch its connection for this long is stopped or gone, and another takes over.
 LEADER_SILENT_SECONDS = 15.0
@@ -47,8 +46,10 @@ logger = logging.getLogger(__name__)
 class Database:
     """One engine; create it in the process that uses it."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = create_sqlite(url) if make_url(url).get_backend_name() == "sqlite" else create_postgres(url)
+    def __init__(self, url: str, *, lock_seconds: float = LOCK_SECONDS) -> None:
+        """A statement of PostgreSQL fails once it has waited for another's lock for `lock_seconds`, at most 10."""
+        is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = create_sqlite(url) if is_sqlite else create_postgres(url, lock_seconds)
 
     @property
     def is_sqlite(self) -> bool:
@@ -149,7 +150,8 @@ def create_sqlite(url: str) -> Engine:
     return engine
 
 
-def create_postgres(url: str) -> Engine:
+def create_postgres(url: str, lock_seconds: float) -> Engine:
+    options = f"{POSTGRES_OPTIONS} -c lock_timeout={int(min(lock_seconds, LOCK_SECONDS) * 1000)}"
     parsed = make_url(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -157,7 +159,7 @@ def create_postgres(url: str) -> Engine:
         parsed,
         pool_recycle=1800,
         pool_size=10,
-        connect_args={"connect_timeout": 5, "tcp_user_timeout": 15000, "options": POSTGRES_OPTIONS},
+        connect_args={"connect_timeout": 5, "tcp_user_timeout": 15000, "options": options},
     )
     ping_idle_connections(engine)
     return engine

@@ -35,7 +35,7 @@ class JobConsumer:
         self, settings: Settings, kind: Kind, do_work: Work, *, checks: Sequence[Callable[[], None]] = ()
     ) -> None:
         self._settings, self._kind, self._do_work = settings, kind, do_work
-        self._database = open_database(settings.sqlalchemy_url)
+        self._database = open_database(settings.sqlalchemy_url, lock_seconds=settings.lock_seconds)
         self._presence = Presence(self._database, kind, device=settings.device)
         self._fitness = Fitness(self._presence, [open_store(settings).check, *checks])
         self.watchdog = Watchdog(

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from .database import Database, database_now
+from .database import LOCK_SECONDS, Database, database_now
 from .errors import ConfigurationError
 from .tables import Team
 
@@ -70,9 +70,9 @@ def check(database: Database) -> None:
         )
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, lock_seconds: float = LOCK_SECONDS) -> Database:
     """The database, unless its schema is another than this code's (ConfigurationError)."""
-    database = Database(url)
+    database = Database(url, lock_seconds=lock_seconds)
     check(database)
     return database
 

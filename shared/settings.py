@@ -135,6 +135,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"rendezvous {self.rendezvous or ''!r} is not host:port, such as trainer-0:29400")
         return host, int(port)
 
+    @property
+    def lock_seconds(self) -> float:
+        """Who holds leases waits no longer for a lock: a commit that waits keeps its own lease from being extended."""
+        return self.lease_seconds / 5
+
     def required_pepper(self) -> SecretStr:
         """Only who makes or checks keys needs it; raises ConfigurationError where it is missing or short."""
         if self.key_pepper is None or len(self.key_pepper.get_secret_value()) < SHORTEST_PEPPER:

@@ -43,7 +43,7 @@ class ShardWorker:
 
     def __init__(self, settings: Settings, *, make_generator: MakeGenerator = load_generator) -> None:
         self.settings = settings
-        self.database = open_database(settings.sqlalchemy_url)
+        self.database = open_database(settings.sqlalchemy_url, lock_seconds=settings.lock_seconds)
         self.store: ObjectStore = open_store(settings)
         self.machine = machine_of(settings)
         self.device = self.machine.device

@@ -3,12 +3,15 @@ import time
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from services.dispatcher.plan import rest_unwanted
 from shared import leases, lifecycle
 from shared.database import Database
 from shared.errors import LostLease
+from shared.settings import Settings
 from shared.tables import DatasetClass, DatasetShard, Event, Job, Shard
+from tests.processes import wait_until
 from tests.rows import claim, commit, end, job_of, planned_dataset, stored
 
 
@@ -226,3 +229,46 @@ def cancel_like_the_dispatcher(database: Database, job_id: str) -> None:
     with database.write() as session:
         session.get_one(Job, job_id, with_for_update=True)
         lifecycle.transition(session, job_id, "cancelled")
+
+
+def test_leases_are_extended_while_a_stopped_process_holds_a_lock(database: Database) -> None:
+    """A commit that waits for it has locked its own shard's row, so it must give up before its leases run out."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    settings = Settings(lease_seconds=5)
+    ours = Database(database.engine.url.render_as_string(), lock_seconds=settings.lock_seconds)
+    job_id = planned_dataset(database, {"a": 256})
+    held = [claim(database)[0] for _ in range(2)]
+    refused: list[OperationalError] = []
+
+    def commit_in_vain() -> None:
+        try:
+            with ours.write() as session:
+                leases.commit(session, held[0], stored(held[0]))
+        except OperationalError as error:
+            refused.append(error)
+
+    def waits_for_lock() -> bool:
+        with database.read() as session:
+            return bool(session.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
+
+    def extended() -> set[int] | None:
+        try:
+            with ours.write() as session:
+                return leases.extend(session, held, lease_seconds=settings.lease_seconds)
+        except OperationalError:
+            return None  # as the keeper does, which tries again
+
+    with database.write() as stopped:
+        stopped.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+        waiting = threading.Thread(target=commit_in_vain)
+        began = time.monotonic()
+        waiting.start()
+        wait_until(waits_for_lock, seconds=20, what="a commit that waits")
+        found = wait_until(extended, seconds=20, what="extended leases")
+        taken = time.monotonic() - began
+        waiting.join()
+    ours.engine.dispose()
+    assert found == {lease.shard_id for lease in held}
+    assert taken < settings.lease_seconds  # or the leases would have run out
+    assert "lock timeout" in str(refused[0].orig)
