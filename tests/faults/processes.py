@@ -101,16 +101,23 @@ def stop_leader(scene: Scene) -> None:
 
 
 def stopped_leader(cluster: Cluster) -> Part | None:
-    """Stops a dispatcher at a random moment; lets it go on unless it turns out to hold the lead."""
-    query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = :lock")
+    """Stops a dispatcher while a tick is under way; lets it go on unless it turns out to be the one that led."""
     for part in dispatchers(cluster):
-        part.signal(signal.SIGSTOP)
+        with cluster.database.write() as session:
+            session.execute(text("LOCK TABLE shards IN EXCLUSIVE MODE"))  # so that the tick waits in its middle
+            wait_until(lambda: is_led(cluster), seconds=20, what="a tick that waits for the table")
+            part.signal(signal.SIGSTOP)
         time.sleep(3 * TICK_SECONDS)  # the other one's tick, if it leads, ends meanwhile
-        with cluster.database.read() as session:
-            if session.scalar(query, {"lock": DISPATCHER_LOCK % 2**32}):
-                return part
+        if is_led(cluster):
+            return part
         part.signal(signal.SIGCONT)
     return None
+
+
+def is_led(cluster: Cluster) -> bool:
+    query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = :lock")
+    with cluster.database.read() as session:
+        return bool(session.scalar(query, {"lock": DISPATCHER_LOCK % 2**32}))
 
 
 @contextmanager
