@@ -6,7 +6,7 @@ from services.sd_worker.engine.approximations import plan_evaluations
 from services.sd_worker.engine.schedule import make_schedule
 from services.sd_worker.pipeline import SCHEDULERS
 from shared.approximations import Approximation, count_evaluations
-from tests.sd_worker.test_engine import SAMPLER_CONFIG
+from tests.sd_worker.narrow import SAMPLER_CONFIG
 
 
 def guided(count: int, *interval: float) -> list[int]:

@@ -28,17 +28,9 @@ from shared.approximations import Approximation
 from shared.errors import Rejected
 from shared.specs import Recipe
 from tests.rows import RECIPE
+from tests.sd_worker.narrow import CPU, FOLDER, SAMPLER_CONFIG, narrow_network, narrow_pipeline
 from tests.sd_worker.test_compiled import Counter
-from tests.sd_worker.test_engine import (
-    CPU,
-    FOLDER,
-    MACHINE,
-    SAMPLER_CONFIG,
-    HostReads,
-    clipping_pipeline,
-    narrow_network,
-    narrow_pipeline,
-)
+from tests.sd_worker.test_engine import MACHINE, HostReads, clipping_pipeline
 
 PROMPTS, SEEDS = ["zero", "seven, digit", "four"], [1, 2, 3]
 BOTH = Approximation(guidance_interval=(0.2, 0.8), reuse_every=3)

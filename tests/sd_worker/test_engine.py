@@ -1,6 +1,8 @@
 """The engine's algebra, part by part, against diffusers' modules."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,27 +26,9 @@ from services.sd_worker.pipeline import SCHEDULERS, Generator, load_pipeline
 from shared.settings import PROJECT_ROOT
 from shared.specs import Recipe
 from tests.rows import RECIPE
+from tests.sd_worker.narrow import CPU, FOLDER, NARROW, SAMPLER_CONFIG, narrow_network, narrow_pipeline
 
-FOLDER = PROJECT_ROOT / "models" / "digits-sd"
-CPU = torch.device("cpu")
 MACHINE = Machine(CPU, batch=32, kernels_dir=Path("unused"))
-NARROW = RECIPE.model_copy(update={"steps": 5, "width": 64, "height": 64})
-SAMPLER_CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-SAMPLER_CONFIG |= {"skip_prk_steps": True, "clip_sample": False, "set_alpha_to_one": False}
-
-
-def narrow_network(**changes: object) -> UNet2DConditionModel:
-    """The blocks of Stable Diffusion 1, with few channels."""
-    torch.manual_seed(0)
-    usual: dict[str, object] = {
-        "sample_size": 16,
-        "block_out_channels": (32, 64, 96, 96),
-        "layers_per_block": 2,
-        "cross_attention_dim": 24,
-        "attention_head_dim": 4,
-        "norm_num_groups": 8,
-    }
-    return UNet2DConditionModel(**usual | changes).eval()
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -145,6 +129,37 @@ def test_a_batch_never_asks_the_device_for_a_number(narrow_engine: Engine) -> No
     assert reads.count == 1
 
 
+def test_every_tensor_stays_on_the_device_in_the_networks_type() -> None:
+    """In a process of its own: PyTorch is told of a device once and for all."""
+    command = [sys.executable, "-m", "tests.sd_worker.far_device"]
+    ended = subprocess.run(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+class Layouts(TorchDispatchMode):
+    """Shapes of the images that a convolution is given in another order than channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
+        self.count, self.others = 0, []  # type: ignore[var-annotated]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if "conv" in str(func):
+            self.count += 1
+            if not args[0].is_contiguous(memory_format=torch.channels_last):
+                self.others.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_images_lie_channels_last_at_every_convolution_but_the_first_of_each_network(narrow_engine: Engine) -> None:
+    """From diffusers' order into this one and back costs a pass over memory each time."""
+    with Layouts() as layouts:
+        draw(narrow_engine, ["zero", "one"], [1, 2], NARROW.model_copy(update={"steps": 2, "guidance": 7.5}))
+    latents = (2, 4, 8, 8)
+    assert layouts.others == [latents] * 3  # two steps and the decoder
+    assert layouts.count > 2 * 60
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -206,25 +221,6 @@ def test_a_recipe_beyond_the_engine_is_drawn_by_the_reference_and_said_once(
     said = [str(vars(record)) for record in caplog.records if "which is slower" in record.message]
     assert len(said) == 1
     assert reason in said[0]
-
-
-def narrow_pipeline() -> StableDiffusionPipeline:
-    """Stable Diffusion 1.4's blocks in every part, with few channels, in the demo model's words."""
-    demo = load_pipeline(FOLDER, CPU)
-    torch.manual_seed(0)
-    unet = narrow_network(cross_attention_dim=demo.text_encoder.config.hidden_size)
-    with torch.no_grad():
-        unet.conv_out.weight.mul_(3)  # outputs as large as the noise, so that a fault reaches the image
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        norm_num_groups=8,
-    ).eval()
-    demo.register_modules(unet=unet, vae=vae)
-    demo.vae_scale_factor = 8
-    return demo
 
 
 @pytest.fixture(scope="module")
