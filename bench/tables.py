@@ -54,7 +54,8 @@ def worker(facts: Facts) -> str:
     for case in facts["cases"]:
         shares = (f"{case['efficiency']:.3f}", f"{case['steady_efficiency']:.3f}")
         speeds = (f"{case['bare']:.2f}", f"{case['whole']:.2f}")
-        rows.append((f"{case['images']} images", *speeds, *shares, f"{case['cpu_milliseconds']:.2f}"))
+        held_up = "" if case["ahead"] >= 1 else f", host held up until {case['ahead']:.0%} of a batch are left"
+        rows.append((f"{case['images']} images{held_up}", *speeds, *shares, f"{case['cpu_milliseconds']:.2f}"))
     return table(header, rows)
 
 

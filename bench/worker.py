@@ -3,6 +3,8 @@
 `python -m bench.worker` needs a PostgreSQL server that `createdb` reaches, and Ceph's gateway for S3 (Debian packages;
 moto's server where they are missing). The device is a null generator: it draws nothing, and a batch of 32 ready images
 of 512 x 512 is done so many seconds after the one before it. The bare rate is that of a loop that starts and waits.
+A GPU takes no more than about a thousand kernels ahead, a twentieth of a batch of 50 steps, and holds up the host that
+launches more; two cases do so, too: the worker then has that twentieth of a batch for everything but drawing.
 `whole` counts from the worker's first claim to its last commit, `steady` from its first batch's start to the last
 one's end: there the device alone can be the limit, and the last upload does not count.
 """
@@ -25,6 +27,7 @@ from sqlalchemy import select
 
 from services.dispatcher.tick import tick
 from services.prompt_api.accept import insert_dataset, plan_dataset
+from services.sd_worker.batches import MOST_DRAWING
 from services.sd_worker.drawn import Drawn
 from services.sd_worker.encoding import encode_jpeg
 from services.sd_worker.machine import Machine
@@ -49,16 +52,25 @@ PACKAGES = ("pillow", "numpy", "sqlalchemy", "psycopg", "minio")
 
 
 class Case(NamedTuple):
-    """`rate` in images per second; `least` is the share of it that the whole worker must keep."""
+    """`rate` in images per second; `least` is the share of it that the whole worker must keep; of `ahead` batches, no
+    more are left to be drawn when a start returns."""
 
     rate: float
     images: int
     bare_batches: int
     least: float
+    ahead: float = MOST_DRAWING
 
 
 WARM_UP = Case(1000, 640, 0, 0)
-CASES = (Case(7, 480, 3, 0.99), Case(50, 1600, 8, 0.97), Case(200, 6400, 32, 0.90))
+AHEAD = 0.05
+CASES = (
+    Case(7, 480, 3, 0.99),
+    Case(50, 1600, 8, 0.97),
+    Case(200, 6400, 32, 0.90),
+    Case(7, 480, 3, 0.99, AHEAD),
+    Case(50, 1600, 8, 0.97, AHEAD),
+)
 
 
 def photos(count: int) -> NDArray[np.uint8]:
@@ -78,8 +90,8 @@ def photos(count: int) -> NDArray[np.uint8]:
 class NullDevice:
     """Keeps when its first batch was started and when its last one was taken."""
 
-    def __init__(self, rate: float, pool: NDArray[np.uint8]) -> None:
-        self.rate, self.pool = rate, pool
+    def __init__(self, case: Case, pool: NDArray[np.uint8]) -> None:
+        self.rate, self.ahead, self.pool = case.rate, case.ahead, pool
         self.began: float | None = None
         self.ended = self.free_at = 0.0
         self.batches = 0
@@ -93,6 +105,7 @@ class NullDevice:
         self.free_at = max(now, self.free_at) + len(prompts) / self.rate
         first = self.batches * BATCH % POOL
         self.batches += 1
+        time.sleep(max(0.0, self.free_at - self.ahead * BATCH / self.rate - time.perf_counter()))
         return NullBatch(self, self.free_at, self.pool[first : first + len(prompts)])
 
     @property
@@ -151,8 +164,8 @@ def add_dataset(settings: Settings, images: int, seed: int) -> tuple[str, Recipe
 
 def measure(settings: Settings, case: Case, pool: NDArray[np.uint8], *, seed: int) -> Measured:
     job_id, recipe = add_dataset(settings, case.images, seed)
-    bare = bare_rate(NullDevice(case.rate, pool), recipe, case.bare_batches) if case.bare_batches else case.rate
-    device = NullDevice(case.rate, pool)
+    bare = bare_rate(NullDevice(case, pool), recipe, case.bare_batches) if case.bare_batches else case.rate
+    device = NullDevice(case, pool)
     worker = ShardWorker(settings, make_generator=device.make)
     started, cpu = time.perf_counter(), time.process_time()
     assert worker.work(threading.Event())
@@ -184,10 +197,10 @@ def main() -> None:
         measure(settings, WARM_UP, pool, seed=0)
         rows = [(case, measure(settings, case, pool, seed=seed)) for seed, case in enumerate(CASES, start=1)]
     print(f"batches of {BATCH}, {SIDE} x {SIDE} images of {kilobytes:.0f} KB as JPEG")
-    print(f"{'bare':>8}{'whole':>9}{'steady':>9}  whole/bare  steady/bare  CPU ms an image")
+    print(f"{'ahead':>6}{'bare':>8}{'whole':>9}{'steady':>9}  whole/bare  steady/bare  CPU ms an image")
     for case, found in rows:
         print(
-            f"{found.bare:8.2f}{found.whole:9.2f}{found.steady:9.2f}{found.whole / found.bare:12.3f}"
+            f"{case.ahead:6.2f}{found.bare:8.2f}{found.whole:9.2f}{found.steady:9.2f}{found.whole / found.bare:12.3f}"
             f"{found.steady / found.bare:13.3f}{found.cpu_milliseconds:17.2f}   (at least {case.least})"
         )
     facts = {
@@ -199,6 +212,7 @@ def main() -> None:
             {
                 "rate": case.rate,
                 "images": case.images,
+                "ahead": case.ahead,
                 **{name: round(value, 3) for name, value in found._asdict().items()},
                 "efficiency": round(found.whole / found.bare, 4),
                 "steady_efficiency": round(found.steady / found.bare, 4),

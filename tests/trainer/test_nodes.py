@@ -187,6 +187,8 @@ except BeingRedrawn as problem:
     assert problem.detail == "shard a is being drawn again" + ("" if rank else " (on rank 1)"), problem.detail
 else:
     sys.exit(3)
+finally:
+    dist.destroy_process_group()  # without it gloo's threads now and then abort the process as it ends
 """
 
 
