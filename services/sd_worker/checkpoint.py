@@ -12,6 +12,7 @@ import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU tor
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import CLIPTextModel
@@ -20,6 +21,8 @@ from shared.errors import ConfigurationError
 
 PARTS: dict[str, type[Any]] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+# What constructors raise for values of a wrong type or size, which they do not check.
+BAD_VALUES = (TypeError, LookupError, ArithmeticError, StrictDataclassError)
 NAMED = 5  # of what is wrong: a folder of another model lacks hundreds of weights
 
 
@@ -93,6 +96,9 @@ def load_part(part: Path, dtype: torch.dtype) -> nn.Module:
         raise ConfigurationError(f"the weights in {part} cannot be loaded ({error}); {variant_remedy(part)}") from error
     except ValueError as error:
         raise ConfigurationError(f"{str(error).partition('. If you want')[0]}; {remedy(part)}") from error
+    except BAD_VALUES as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"{part / 'config.json'} describes no network ({said}); {remedy(part)}") from error
     refuse_incomplete(part, told)
     loaded: nn.Module = network
     return loaded

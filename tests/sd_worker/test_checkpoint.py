@@ -139,6 +139,27 @@ def test_a_config_that_is_missing_or_broken_is_named(folder: Path, part: str, co
     assert f"{part}/{said}" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("unet", {"cross_attention_dim": "64"}, "TypeError"),
+        ("unet", {"attention_head_dim": 0}, "ZeroDivisionError"),
+        ("vae", {"block_out_channels": "abc"}, "TypeError"),
+        ("text_encoder", {"hidden_size": "64"}, "expected int, got str"),
+        ("text_encoder", {"hidden_act": "other"}, "KeyError: 'other'"),
+    ],
+)
+def test_a_config_with_a_value_that_makes_no_network_is_named(
+    folder: Path, part: str, changed: dict[str, object], said: str
+) -> None:
+    config = folder / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    detail = refusal(folder)
+    assert f"{part}/config.json describes no network" in detail
+    assert said in detail
+    assert f"fetch {part} again" in detail
+
+
 def test_a_link_to_weights_that_are_gone_is_named(folder: Path) -> None:
     file = folder / FILES["unet"]
     file.unlink()
