@@ -62,9 +62,11 @@ def test_all_ways_of_drawing_give_the_images_of_higher_precision(result: Result)
 @pytest.mark.slow
 def test_the_profile_sees_each_kind_of_work(result: Result) -> None:
     assert result.profile is not None
-    kinds = ("conv", "gemm", "attention", "norm", "pointwise", "decoder")
-    assert all(result.profile.milliseconds[kind] > 0 for kind in kinds)
-    assert all(result.profile.ideal_milliseconds[kind] > 0 for kind in kinds)
+    kinds = ("conv", "gemm", "attention", "norm", "pointwise")
+    # Milliseconds are a difference of two runs, which beside other tests may have any sign.
+    assert all(kernels[kind] for kernels in result.profile.kernels.values() for kind in kinds)
+    assert all(result.profile.ideal_milliseconds[kind] > 0 for kind in (*kinds, "decoder"))
+    assert result.profile.milliseconds["decoder"] > 0
     assert all("attention" in kernels["attention"][0] for kernels in result.profile.kernels.values())
 
 

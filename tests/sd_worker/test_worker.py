@@ -120,7 +120,7 @@ def drawn_parts(manifest: dict[str, Any]) -> list[tuple[object, ...]]:
 
 def in_mid_shard(place: Place) -> bool | None:
     with place.database.read() as session:
-        busy = session.scalar(select(Worker.id).where(Worker.images_per_second > 0))
+        busy = session.scalar(select(Worker.id).where(Worker.busy))  # written as drawing begins
         leased = session.scalar(select(Shard.id).where(Shard.state == "leased"))
     return True if busy and leased else None
 
