@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Compile what draws images; kernels are kept in data_dir. auto: on GPUs."
     )
+    fused_kernels: Literal["auto", "off"] = Field(
+        "auto", description="auto: where images are drawn compiled on a GPU, try our Triton kernels beside torch's."
+    )
     lease_seconds: float = Field(75, gt=0, description="Work of a silent worker is given to another after this.")
     poll_seconds: float = Field(0.5, gt=0, description="Standalone workers look for work this often.")
     tick_seconds: float = Field(1.0, gt=0, description="The dispatcher looks at the database this often.")

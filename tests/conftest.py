@@ -25,6 +25,8 @@ from shared.tables import Base
 from shared.wordnet import fetch_wordnet
 from tests.s3_servers import radosgw
 
+# Triton looks at it when it is imported. Nothing here has a GPU, for which alone its kernels are meant.
+os.environ["TRITON_INTERPRET"] = "1"
 DATA = Path(__file__).parents[1] / "data"
 pytest_plugins = ("tests.pieces", "tests.tables")
 KINDS = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))

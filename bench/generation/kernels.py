@@ -9,8 +9,11 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-# The first that matches. Inductor names a fused kernel after all operations in it, so its own kinds come first.
+# The first that matches. The engine's own programs have plain names. Inductor names a fused kernel after all operations
+# in it, so its own kinds come first.
 KINDS = (
+    ("norm", r"^(channel_moments|channel_scales|scaled)$"),
+    ("gemm", r"^gated_product$"),
     ("copy", r"^triton_poi_fused_(clone_|_to_copy_|convert_element_type_)*\d+$"),
     ("norm", r"^triton_(red|per)_"),
     ("pointwise", r"^triton_poi_"),

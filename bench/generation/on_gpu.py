@@ -10,6 +10,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from bench.machine import write_result
+from services.sd_worker.engine.choices import trials
 from services.sd_worker.engine.kernels import versions
 from services.sd_worker.flops import matmul_rate
 
@@ -80,6 +81,7 @@ def measure(plan: Plan, scratch: Path) -> Result:
         ratios=rounds.ratios("B"),
         errors=find_errors(arms, rounds.first_images, folder, plan, stages),
         profile=find_profile(arms, ours, counts.milliseconds(matmul, copy), plan, stages),
+        choices=dict(trials.known),
         cold_start_seconds=cold,
         warm_start_seconds=start_again(folder, scratch, plan, stages),
         watched=watched,

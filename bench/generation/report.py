@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
+from services.sd_worker.engine.choices import PLAIN, Trial
+
 from .result import ArmResult, Result
 
 SECONDS = {"load": "loading", "first_batch": "first batch", "process": "whole process"}
 
 
 def markdown(result: Result) -> str:
-    parts = [speeds(result), errors(result), profile(result), starts(result)]
+    parts = [speeds(result), errors(result), profile(result), choices(result), starts(result)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -66,6 +68,19 @@ def profile(result: Result) -> str | None:
     ]
     used = "; ".join(f"{name}: {', '.join(kinds['attention'])}" for name, kinds in found.kernels.items())
     return f"{table(('B, ms an image', 'measured', 'ideal'), rows)}\n\nAttention kernels: {used}"
+
+
+def choices(result: Result) -> str | None:
+    """What each operation takes in torch's way, compiled, and in the fastest of the others."""
+    if not result.choices:
+        return None
+    rows = [choice_row(operation, trial) for operation, trial in result.choices.items()]
+    return table(("us of B's operation", "torch", "fastest other", "taken"), rows)
+
+
+def choice_row(operation: str, trial: Trial) -> tuple[str, ...]:
+    others = [value for name, value in trial.microseconds.items() if name != PLAIN]
+    return (operation, f"{trial.microseconds[PLAIN]:.0f}", f"{min(others):.0f}" if others else "none ran", trial.taken)
 
 
 def starts(result: Result) -> str:

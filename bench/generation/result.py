@@ -4,6 +4,8 @@ import math
 
 from pydantic import BaseModel, ConfigDict
 
+from services.sd_worker.engine.choices import Trial
+
 LEAST_BESIDE_A = 1.65
 LEAST_BESIDE_COMPILED = 1.25
 LEAST_UTILISATION = 0.64
@@ -76,6 +78,7 @@ class Result(Measured):
     ratios: dict[str, float]
     errors: Errors | None
     profile: ProfileResult | None
+    choices: dict[str, Trial]  # of B's kernels, by operation and shapes
     cold_start_seconds: dict[str, float]
     warm_start_seconds: dict[str, float] | None
     watched: dict[str, dict[str, str] | None]  # just before and after the rounds

@@ -18,6 +18,7 @@ from .drain import fetched
 from .drawn import Pending
 from .engine.approximations import ApproximatedStep, Evaluations, kept, plan_evaluations, reused
 from .engine.attention import PREFERRED
+from .engine.choices import Timing, leave, remember, trials
 from .engine.compiled import Compiled
 from .engine.kernels import device_name, keep_kernels, versions
 from .engine.memory import GIB, Load, decoded_at_once, free_bytes, needs_of
@@ -30,6 +31,7 @@ from .engine.trajectory import (
     decoded_part,
     evaluated,
     fold_upsampling,
+    fuse_norms,
     make_table,
     trajectory,
     unit_noise,
@@ -55,6 +57,7 @@ class Engine:
         # On a CPU, too, convolutions of few channels are several times as fast in this order.
         self.unet = EngineUNet(pipeline.unet).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fold_upsampling(pipeline.vae.decoder)
+        fuse_norms(pipeline.vae.decoder)
         self.vae = pipeline.vae.to(memory_format=torch.channels_last)
         self.machine = machine
         self.step: Step = evaluated
@@ -73,6 +76,7 @@ class Engine:
         self._pixels = pipeline.vae_scale_factor  # along a side of a latent
         self._tables: dict[tuple[str, int], Table] = {}
         self._fitting: set[Load] = set()
+        self._tried: set[Load] = set()
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> Pending:
         """One image per prompt and seed. On a GPU it returns before they are drawn.
@@ -110,11 +114,24 @@ class Engine:
             noise = feed(unit_noise(shape, seeds, device, self.unet.network.dtype))
             texts = feed(torch.stack([self.embeddings.of(prompt) for prompt in prompts]))
             empty = feed(self.embeddings.of("")) if is_guided else None
+        at_once = decoded_at_once(self.machine.batch, recipe.height * recipe.width)
+        if self.machine.timing is not None and self.load(recipe) not in self._tried:
+            self._tried.add(self.load(recipe))
+            self.try_kernels(self.machine.timing, table, noise, texts, empty, at_once=at_once)
         latents = trajectory(
             self.unet, table, noise, texts, empty, guidance=recipe.guidance, step=self.step_of(recipe, table)
         )
-        at_once = decoded_at_once(self.machine.batch, recipe.height * recipe.width)
         return decoded(self.vae, latents, at_once=at_once, decode=self.decode)
+
+    def try_kernels(
+        self, timing: Timing, table: Table, noise: Tensor, texts: Tensor, empty: Tensor | None, *, at_once: int
+    ) -> None:
+        """By an evaluation and a decoding that are not compiled; what is compiled after them has what was chosen."""
+        first = table._replace(input_scales=table.input_scales[:1])
+        with trials.opened(timing, self.machine.backend):
+            latents = trajectory(self.unet, first, noise, texts, empty, guidance=1.0)
+            decoded(self.vae, latents[:at_once], at_once=at_once)
+        leave(keep_kernels(self.machine.kernels_dir, self.machine.device, self.machine.batch))
 
     def step_of(self, recipe: Recipe, table: Table) -> Step:
         """Of one trajectory."""
@@ -175,6 +192,8 @@ def load_generator(folder: Path, machine: Machine) -> Engine | Generator:
     kernels = None
     if machine.backend is not None:
         kernels = keep_kernels(machine.kernels_dir, machine.device, machine.batch)
+        if machine.timing is not None:
+            remember(kernels)
     tell(folder, machine, kernels)
     return engine
 
@@ -189,6 +208,7 @@ def tell(folder: Path, machine: Machine, kernels: Path | None) -> None:
             "batch": machine.batch,
             "attention": [backend.name for backend in PREFERRED] if on_gpu else "torch's choice",
             "kernels": None if kernels is None else str(kernels),
+            "fused": "as measured" if machine.timing is not None else f"none: {machine.untimed}",
             **versions(),
         },
     )

@@ -11,6 +11,8 @@ import torch
 from shared.models import DType
 from shared.settings import Settings
 
+from .engine.choices import Timing, gpu_clock
+from .engine.launching import why_not
 from .engine.memory import Needs
 
 CPU_BATCH = 32
@@ -24,6 +26,7 @@ USABLE = 0.9  # of a GPU's memory: kernels, their work space and the display tak
 class Machine(NamedTuple):
     """`backend` compiles what is computed again and again and keeps its kernels in a folder of `kernels_dir`; None:
     nothing is compiled, and batches may have any size. `dtype` is the model card's; None: what suits the device.
+    `timing` compares the ways to compute an operation; None, for the reason in `untimed`: torch's own are taken.
     """
 
     device: torch.device
@@ -31,13 +34,25 @@ class Machine(NamedTuple):
     kernels_dir: Path
     backend: str | Callable[..., object] | None = None
     dtype: DType | None = None
+    timing: Timing | None = None
+    untimed: str = "nothing is compiled"
 
 
 def machine_of(settings: Settings) -> Machine:
     device = choose_device(settings.device)
     is_compiled = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
     batch = settings.batch_size or usual_batch(device)
-    return Machine(device, batch, settings.kernels_dir, "inductor" if is_compiled else None)
+    if not is_compiled:
+        return Machine(device, batch, settings.kernels_dir)
+    reason = why_not(device) if settings.fused_kernels == "auto" else "SYNTHCLONE_FUSED_KERNELS is off"
+    return Machine(
+        device,
+        batch,
+        settings.kernels_dir,
+        "inductor",
+        timing=Timing(gpu_clock) if reason is None else None,
+        untimed=reason or "",
+    )
 
 
 def usual_batch(device: torch.device) -> int:

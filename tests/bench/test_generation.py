@@ -20,6 +20,7 @@ from bench.generation.result import Errors, ImageError, Result, missed
 from bench.generation.rounds import Rounds
 from bench.generation.stages import Stages
 from bench.generation.weights import SD14, make_sampler, make_unet, make_vae
+from services.sd_worker.engine.choices import Trial
 from services.sd_worker.flops import image_flop
 from tests.tables import Report
 
@@ -82,6 +83,17 @@ def test_what_was_not_measured_is_neither_reached_nor_shown(result: Result) -> N
     assert "PSNR" not in markdown(without)
 
 
+@pytest.mark.slow
+def test_the_choice_between_kernels_is_shown_with_its_times(result: Result) -> None:
+    assert "us of B's operation" not in markdown(result)
+    times = {"torch": 90.4, "triton": 71.6, "other": 80.0}
+    tried = Trial(taken="triton", microseconds=times, apart={"triton": 1e-4}, failures={})
+    alone = Trial(taken="torch", microseconds={"torch": 5.0}, apart={}, failures={"triton": "Unfit: shared memory"})
+    shown = markdown(result.model_copy(update={"choices": {"norm 2x320": tried, "geglu 1": alone}}))
+    assert "| norm 2x320 | 90 | 72 | triton |" in shown
+    assert "| geglu 1 | 5 | none ran | torch |" in shown
+
+
 def changed(model: BaseModel, **fields: object) -> BaseModel:
     return model.model_copy(update=fields)
 
@@ -130,6 +142,9 @@ def test_an_image_of_stable_diffusion_1_4_has_the_operations_that_the_worker_cou
         ("void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<64>>", "attention"),
         ("triton_red_fused__to_copy_add_convolution_native_group_norm_silu_4", "norm"),
         ("triton_per_fused_add_native_layer_norm_7", "norm"),
+        ("scaled", "norm"),
+        ("gated_product", "gemm"),
+        ("narrow_attention", "attention"),
         ("triton_poi_fused_add_convolution_div_11", "pointwise"),
         ("triton_poi_fused_clone_3", "copy"),
         ("void cudnn::ops::nchwToNhwcKernel<__half, __half, float>", "copy"),

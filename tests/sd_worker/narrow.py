@@ -30,11 +30,11 @@ def narrow_network(**changes: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**usual | changes).eval()
 
 
-def narrow_pipeline() -> StableDiffusionPipeline:
+def narrow_pipeline(**changes: object) -> StableDiffusionPipeline:
     """Stable Diffusion 1.4's blocks in every part, with few channels, in the demo model's words."""
     demo = load_pipeline(FOLDER, CPU)
     torch.manual_seed(0)
-    unet = narrow_network(cross_attention_dim=demo.text_encoder.config.hidden_size)
+    unet = narrow_network(cross_attention_dim=demo.text_encoder.config.hidden_size, **changes)
     with torch.no_grad():
         unet.conv_out.weight.mul_(3)  # outputs as large as the noise, so that a fault reaches the image
     vae = AutoencoderKL(

@@ -7,11 +7,14 @@ import shared.vision  # noqa: F401  (makes diffusers importable beside a CPU tor
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import Decoder
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .attention import attention_kernels
+from .group_norm import GroupNormSiLU
 from .schedule import Schedule
 from .unet import EngineUNet, KeysAndValues
 from .upsample import FoldedUpsample
@@ -38,6 +41,15 @@ def fold_upsampling(decoder: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, Upsample2D):
                 setattr(module, name, FoldedUpsample(child.conv))
+
+
+def fuse_norms(decoder: Decoder) -> None:
+    """The normalisations of the residual layers of diffusers' VAE, each with the SiLU after it."""
+    for module in decoder.modules():
+        if isinstance(module, ResnetBlock2D) and isinstance(module.nonlinearity, nn.SiLU):
+            module.norm1, module.norm2 = GroupNormSiLU(module.norm1), GroupNormSiLU(module.norm2)
+            module.nonlinearity = nn.Identity()
+    decoder.conv_norm_out, decoder.conv_act = GroupNormSiLU(decoder.conv_norm_out), nn.Identity()
 
 
 @torch.inference_mode()

@@ -17,6 +17,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from .geglu import gated
+from .group_norm import normalized
+from .self_attention import attended, joined, split
 from .upsample import FoldedUpsample
 
 BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UNetMidBlock2DCrossAttn"}
@@ -163,7 +166,7 @@ class EngineUNet(nn.Module):
         return parts
 
     def output(self, hidden: Tensor) -> Tensor:
-        found: Tensor = self.network.conv_out(F.silu(self.network.conv_norm_out(hidden)))
+        found: Tensor = self.network.conv_out(normalized(hidden, self.network.conv_norm_out, has_silu=True))
         return found
 
 
@@ -218,7 +221,7 @@ def ascended(
 
 def through(layer: Layer, hidden: Tensor, bias: Iterator[Tensor], text: Iterator[KeysAndValues]) -> Tensor:
     inner = residual(layer[0], hidden, next(bias))
-    return inner if layer[1] is None else attended(layer[1], inner, text)
+    return inner if layer[1] is None else with_text(layer[1], inner, text)
 
 
 def widened(hidden: Tensor, count: int) -> Tensor:
@@ -227,14 +230,14 @@ def widened(hidden: Tensor, count: int) -> Tensor:
 
 
 def residual(block: ResnetBlock2D, hidden: Tensor, bias: Tensor) -> Tensor:
-    inner = F.conv2d(F.silu(block.norm1(hidden)), block.conv1.weight, bias, padding=1)
-    inner = block.conv2(F.silu(block.norm2(inner)))
+    inner = F.conv2d(normalized(hidden, block.norm1, has_silu=True), block.conv1.weight, bias, padding=1)
+    inner = block.conv2(normalized(inner, block.norm2, has_silu=True))
     output: Tensor = inner + (hidden if block.conv_shortcut is None else block.conv_shortcut(hidden))
     return output
 
 
-def attended(block: Transformer2DModel, hidden: Tensor, text: Iterator[KeysAndValues]) -> Tensor:
-    inner = block.norm(hidden)
+def with_text(block: Transformer2DModel, hidden: Tensor, text: Iterator[KeysAndValues]) -> Tensor:
+    inner = normalized(hidden, block.norm, has_silu=False)
     is_linear = block.use_linear_projection
     tokens = block.proj_in(as_tokens(inner)) if is_linear else as_tokens(block.proj_in(inner))
     for layer in block.transformer_blocks:
@@ -254,22 +257,11 @@ def as_tokens(hidden: Tensor) -> Tensor:
 
 def transformed(layer: BasicTransformerBlock, tokens: Tensor, text: KeysAndValues) -> Tensor:
     """tokens of N images; where the texts are 2 N, the result is, too."""
-    own, heads = layer.attn1, layer.attn1.heads
-    query, key, value = (split(part, heads) for part in own.qkv(layer.norm1(tokens)).chunk(3, dim=-1))
-    tokens = tokens + own.to_out[0](joined(F.scaled_dot_product_attention(query, key, value)))
+    own, forward = layer.attn1, layer.ff.net
+    tokens = tokens + own.to_out[0](attended(own.qkv(layer.norm1(tokens)), own.heads))
     query = split(layer.attn2.to_q(layer.norm2(tokens)), layer.attn2.heads)
     count = len(text.keys)
     seen = F.scaled_dot_product_attention(widened(query, count), text.keys, text.values)
     tokens = widened(tokens, count) + layer.attn2.to_out[0](joined(seen))
-    after: Tensor = tokens + layer.ff(layer.norm3(tokens))
+    after: Tensor = tokens + forward[2](gated(layer.norm3(tokens), forward[0].proj))
     return after
-
-
-def split(tokens: Tensor, heads: int) -> Tensor:
-    """(N, T, heads width) to (N, heads, T, width)."""
-    parts: Tensor = tokens.unflatten(-1, (heads, -1))
-    return parts.transpose(1, 2)
-
-
-def joined(heads: Tensor) -> Tensor:
-    return heads.transpose(1, 2).flatten(2)

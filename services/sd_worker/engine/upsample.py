@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .choices import Operation, computed
+
 
 class FoldedUpsample(nn.Module):
     """Takes the place of diffusers' Upsample2D with a convolution."""
@@ -16,7 +18,32 @@ class FoldedUpsample(nn.Module):
     def forward(self, hidden: Tensor, output_size: None = None) -> Tensor:
         """hidden (N, D, H, W) to (N, C, 2 H, 2 W). diffusers gives a size only where it is odd: never here."""
         assert output_size is None
-        return F.conv_transpose2d(hidden, self.weight, self.bias, stride=2, padding=1)
+        return computed(OPERATION, hidden, self.weight, self.bias)
+
+
+def transposed(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv_transpose2d(hidden, weight, bias, stride=2, padding=1)
+
+
+def takes(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return bias is not None
+
+
+def in_phases(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same as four 2 x 2 convolutions of stride 1, one for the even or odd rows and columns each, side by side.
+
+    A row and a column too many of each are computed and left out: one convolution of four times the channels is wide.
+    """
+    height, width = hidden.shape[2:]
+    # The values that an even output takes of x[i-1] and x[i], and an odd one of x[i] and x[i+1]: see `spread`.
+    even, odd = weight[:, :, [3, 1]], weight[:, :, [2, 0]]
+    parts = [rows[:, :, :, columns] for rows in (even, odd) for columns in ([3, 1], [2, 0])]
+    every = torch.cat(parts, dim=1).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    found = F.conv2d(hidden, every, bias.repeat(4), padding=1).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
+    rows = [
+        torch.stack([found[:, row : row + height, at : at + width, row, at] for at in (0, 1)], dim=3) for row in (0, 1)
+    ]
+    return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def folded(weight: Tensor) -> Tensor:
@@ -33,3 +60,6 @@ def spread(weight: Tensor, dim: int) -> Tensor:
     """
     first, middle, last = weight.unbind(dim)
     return torch.stack([last, middle + last, first + middle, first], dim)
+
+
+OPERATION = Operation("doubling", transposed, {"four 2 x 2 convolutions": in_phases}, takes)
