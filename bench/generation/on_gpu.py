@@ -1,7 +1,7 @@
 """On a GPU: A, A' and B by turns on Stable Diffusion 1.4's configuration, with errors, profile, rates and starts."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,15 +20,16 @@ from .counts import Counts
 from .device import copy_rate, reading, seconds_of
 from .kernels import Profile, record
 from .plan import FULL, TINY, Plan, batch
-from .result import Errors, ImageError, ProfileResult, Result, missed
+from .result import Errors, ImageError, ProfileResult, Result, WorkerResult, missed
 from .rounds import Rounds
 from .stages import Stages
 from .start import start, start_apart
 from .weights import model_folder
+from .whole import beside_engine
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 # Seconds that a stage is not begun without; the limit is kept by leaving out the last ones.
-COMPILING, AFTER_ROUNDS, ERRORS, PROFILES, WARM_START = 150, 60, 30, 30, 45
+COMPILING, AFTER_ROUNDS, ERRORS, WHOLE, PROFILES, WARM_START = 150, 110, 30, 60, 30, 45
 
 
 def main(*, is_tiny: bool = False) -> list[str]:
@@ -36,15 +37,21 @@ def main(*, is_tiny: bool = False) -> list[str]:
     diffusers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        result = measure(TINY if is_tiny else FULL, Path(scratch))
+        result = measure(TINY if is_tiny else FULL, Path(scratch), keep=forget if is_tiny else write)
     print(report.markdown(result))
-    if is_tiny:
-        return []
+    return [] if is_tiny else missed(result)
+
+
+def forget(result: Result) -> None:
+    """Of a tiny run nothing is kept."""
+
+
+def write(result: Result) -> None:
     write_result("generation_gpu", result.model_dump(mode="json"), PACKAGES)
-    return missed(result)
 
 
-def measure(plan: Plan, scratch: Path) -> Result:
+def measure(plan: Plan, scratch: Path, *, keep: Callable[[Result], None]) -> Result:
+    """`keep` is given the result after the rounds and after each stage that follows: what fails later costs no more."""
     stages = Stages(plan.limit_seconds)
     with stages.stage("weights"):
         folder, weights = model_folder(plan, scratch / "model")
@@ -67,7 +74,7 @@ def measure(plan: Plan, scratch: Path) -> Result:
     rounds.draw(stages, seconds_per_image=slowest, reserved_seconds=AFTER_ROUNDS)
     watched = {"before": before, "after": reading()}
     counts = Counts(folder, plan.recipe, plan.half)
-    return Result(
+    result = Result(
         weights=weights,
         device=torch.cuda.get_device_name() if plan.device.type == "cuda" else "cpu",
         libraries=versions(),
@@ -79,15 +86,28 @@ def measure(plan: Plan, scratch: Path) -> Result:
         sweep=sweep,
         arms=rounds.results(flop_per_image=counts.total, flop_per_second=matmul),
         ratios=rounds.ratios("B"),
-        errors=find_errors(arms, rounds.first_images, folder, plan, stages),
-        profile=find_profile(arms, ours, counts.milliseconds(matmul, copy), plan, stages),
+        errors=None,
+        whole=None,
+        profile=None,
         choices=dict(trials.known),
         cold_start_seconds=cold,
-        warm_start_seconds=start_again(folder, scratch, plan, stages),
+        warm_start_seconds=None,
         watched=watched,
         stage_seconds=stages.seconds,
         left_out=tuple(stages.left_out),
     )
+    later: dict[str, Callable[[], object]] = {
+        "errors": lambda: find_errors(arms, rounds.first_images, folder, plan, stages),
+        "whole": lambda: find_whole(ours, plan, scratch, stages),
+        "profile": lambda: find_profile(arms, ours, counts.milliseconds(matmul, copy), plan, stages),
+        "warm_start_seconds": lambda: start_again(folder, scratch, plan, stages),
+    }
+    keep(result)
+    for field, find in later.items():
+        found = {field: find(), "stage_seconds": stages.seconds, "left_out": tuple(stages.left_out)}
+        result = result.model_copy(update=found)
+        keep(result)
+    return result
 
 
 def sweep_batches(pipeline: StableDiffusionPipeline, plan: Plan) -> dict[int, float]:
@@ -125,6 +145,13 @@ def find_errors(
         images={arm.name: ImageError(**errors.of_images(drawn[arm.name], expected)) for arm in arms},
         contrast=round(errors.contrast(expected), 2),
     )
+
+
+def find_whole(ours: Ours, plan: Plan, scratch: Path, stages: Stages) -> WorkerResult | None:
+    if not stages.has_time("the whole worker", WHOLE):
+        return None
+    with stages.stage("the whole worker"):
+        return beside_engine(ours, plan, scratch / "whole")
 
 
 def find_profile(

@@ -52,6 +52,7 @@ class Plan(NamedTuple):
     ours: int | None
     rounds: int
     batches: int
+    whole_batches: int
     compared: int
     copy_bytes: int
     backend: str
@@ -71,6 +72,7 @@ FULL = Plan(
     ours=None,
     rounds=3,
     batches=2,
+    whole_batches=4,
     compared=4,
     copy_bytes=4 * 2**30,
     backend="inductor",
@@ -87,6 +89,7 @@ TINY = FULL._replace(
     ours=3,
     rounds=2,
     batches=1,
+    whole_batches=2,
     compared=1,
     copy_bytes=2**20,
     backend="eager",

@@ -10,7 +10,7 @@ SECONDS = {"load": "loading", "first_batch": "first batch", "process": "whole pr
 
 
 def markdown(result: Result) -> str:
-    parts = [speeds(result), errors(result), profile(result), choices(result), starts(result)]
+    parts = [speeds(result), errors(result), whole(result), profile(result), choices(result), starts(result)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -55,6 +55,17 @@ def errors(result: Result) -> str | None:
         shown = (f"{found.evaluations_rms[name]:.2e}", f"{evaluation:.2f}", f"{image.rms:.2f}", f"{whole:.2f}")
         rows.append((name, *shown, f"{image.psnr_db:.1f}", f"{image.most:.0f}"))
     return table(header, rows)
+
+
+def whole(result: Result) -> str | None:
+    found = result.whole
+    if found is None:
+        return None
+    rows = [
+        ("the engine alone", f"{found.engine:.3f}", ""),
+        ("the whole worker, on SQLite and a folder", f"{found.worker:.3f}", f"{found.ratio:.3f}"),
+    ]
+    return table((f"{found.images} images", "images/s", "of the engine"), rows)
 
 
 def profile(result: Result) -> str | None:

@@ -9,6 +9,7 @@ from services.sd_worker.engine.choices import Trial
 LEAST_BESIDE_A = 1.65
 LEAST_BESIDE_COMPILED = 1.25
 LEAST_UTILISATION = 0.64
+LEAST_OF_ENGINE = 0.99
 MOST_ERROR_RATIO = 1.5
 LEAST_ERROR = 1 / math.sqrt(12)  # grey levels: what rounding a pixel to a whole one costs, root mean square
 
@@ -53,6 +54,15 @@ class Errors(Measured):
         return self.evaluations_rms[name] / self.evaluations_rms["A"], images[0] / images[1]
 
 
+class WorkerResult(Measured):
+    """Images per second of the whole worker and of its engine alone, and the first over the second."""
+
+    images: int
+    engine: float
+    worker: float
+    ratio: float
+
+
 class ProfileResult(Measured):
     """Of B, for an image; `ideal_milliseconds` is what diffusers' operations take at this device's measured rates.
 
@@ -77,6 +87,7 @@ class Result(Measured):
     arms: dict[str, ArmResult]
     ratios: dict[str, float]
     errors: Errors | None
+    whole: WorkerResult | None
     profile: ProfileResult | None
     choices: dict[str, Trial]  # of B's kernels, by operation and shapes
     cold_start_seconds: dict[str, float]
@@ -93,6 +104,8 @@ def missed(result: Result) -> list[str]:
         f"B/A' at least {LEAST_BESIDE_COMPILED}": at_least(result.ratios.get("A'"), LEAST_BESIDE_COMPILED),
         f"utilisation at least {LEAST_UTILISATION}": at_least(result.arms["B"].utilisation, LEAST_UTILISATION),
     }
+    whole = None if result.whole is None else result.whole.ratio
+    found[f"the whole worker at least {LEAST_OF_ENGINE} of its engine"] = at_least(whole, LEAST_OF_ENGINE)
     evaluations, images = (None, None) if result.errors is None else result.errors.ratios("B")
     found[f"B's error of an evaluation at most {MOST_ERROR_RATIO} of A's"] = at_most(evaluations, MOST_ERROR_RATIO)
     found[f"B's error of an image at most {MOST_ERROR_RATIO} of A's"] = at_most(images, MOST_ERROR_RATIO)

@@ -16,7 +16,7 @@ from bench.generation.kernels import Profile, Span, kind_of
 from bench.generation.on_gpu import measure
 from bench.generation.plan import FULL, TINY, Batch, batch
 from bench.generation.report import markdown
-from bench.generation.result import Errors, ImageError, Result, missed
+from bench.generation.result import Errors, ImageError, Result, WorkerResult, missed
 from bench.generation.rounds import Rounds
 from bench.generation.stages import Stages
 from bench.generation.weights import SD14, make_sampler, make_unet, make_vae
@@ -27,7 +27,12 @@ from tests.tables import Report
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return measure(TINY, tmp_path_factory.mktemp("tiny"))
+    kept: list[Result] = []
+    found = measure(TINY, tmp_path_factory.mktemp("tiny"), keep=kept.append)
+    # After the rounds and after each later stage, so that what fails there loses nothing before it.
+    assert [each.errors is not None for each in kept] == [False, True, True, True, True]
+    assert kept[-1] == found
+    return found
 
 
 @pytest.mark.slow
@@ -36,6 +41,9 @@ def test_every_stage_runs_without_a_gpu_and_nothing_is_left_out(result: Result) 
     assert all(len(arm.rounds) == TINY.rounds and min(arm.rounds) > 0 for arm in result.arms.values())
     assert result.left_out == ()
     assert result.warm_start_seconds is not None
+    assert result.whole is not None
+    assert result.whole.images == TINY.whole_batches * result.arms["B"].batch
+    assert result.whole.ratio == pytest.approx(result.whole.worker / result.whole.engine, abs=1e-3)
     assert Result.model_validate(result.model_dump(mode="json")) == result
 
 
@@ -73,9 +81,10 @@ def test_the_profile_sees_each_kind_of_work(result: Result) -> None:
 
 @pytest.mark.slow
 def test_what_was_not_measured_is_neither_reached_nor_shown(result: Result) -> None:
-    without = result.model_copy(update={"errors": None, "profile": None, "ratios": {"A": 2.0}})
+    without = result.model_copy(update={"errors": None, "whole": None, "profile": None, "ratios": {"A": 2.0}})
     assert [limit for limit in missed(without) if limit.endswith("not measured")] == [
         "B/A' at least 1.25: not measured",
+        "the whole worker at least 0.99 of its engine: not measured",
         "B's error of an evaluation at most 1.5 of A's: not measured",
         "B's error of an image at most 1.5 of A's: not measured",
     ]
@@ -113,7 +122,8 @@ def test_a_limit_is_missed_below_it_and_by_no_number(result: Result, name: str, 
         images={arm: ImageError(rms=rms, psnr_db=40, most=1) for arm, rms in (("A", 0.1), ("B", 0.2))},
         contrast=50,
     )
-    found = changed(result, ratios=good | {name: value}, arms={"B": ours}, errors=errors)
+    whole = WorkerResult(images=4, engine=1.0, worker=0.99, ratio=0.99)
+    found = changed(result, ratios=good | {name: value}, arms={"B": ours}, errors=errors, whole=whole)
     assert missed(found) == ([] if limit is None else [limit])
 
 
