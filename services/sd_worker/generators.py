@@ -30,9 +30,8 @@ from .engine.trajectory import (
     decoded,
     decoded_part,
     evaluated,
-    fold_upsampling,
-    fuse_norms,
     make_table,
+    take_over,
     trajectory,
     unit_noise,
 )
@@ -56,8 +55,7 @@ class Engine:
         self.embeddings = Embeddings(pipeline)
         # On a CPU, too, convolutions of few channels are several times as fast in this order.
         self.unet = EngineUNet(pipeline.unet).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fold_upsampling(pipeline.vae.decoder)
-        fuse_norms(pipeline.vae.decoder)
+        take_over(pipeline.vae.decoder)
         self.vae = pipeline.vae.to(memory_format=torch.channels_last)
         self.machine = machine
         self.step: Step = evaluated

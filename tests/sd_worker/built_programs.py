@@ -23,7 +23,7 @@ ARCHITECTURES = (80, 90)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 HALF, SINGLE = "*fp16", "*fp32"
 COUNTED = {"images": HALF, "weights": HALF, "biases": HALF, "outputs": HALF, "inputs": HALF, "queries": HALF}
-COUNTED |= {"keys": HALF, "values": HALF, "epsilon": "fp32", "scale": "fp32"}
+COUNTED |= {"offsets": HALF, "keys": HALF, "values": HALF, "epsilon": "fp32", "scale": "fp32"}
 COUNTED |= dict.fromkeys(("means", "squares", "scales", "shifts"), SINGLE)
 
 
@@ -32,7 +32,7 @@ def builds() -> Iterator[tuple[Any, dict[str, object], dict[str, int]]]:
     usual = {"num_warps": group_norm.WARPS}
     tile = {"PIXELS": group_norm.TILE // 64, "CHANNELS": 64}
     yield programs.channel_moments, {"STRIPE": group_norm.STRIPE, **tile}, usual
-    lanes = {"STRIPE": group_norm.STRIPE, "STRIPES": group_norm.STRIPES, "WIDTH": 10, "LANES": 16}
+    lanes = {"HAS_OFFSETS": True, "STRIPE": group_norm.STRIPE, "STRIPES": group_norm.STRIPES, "WIDTH": 10, "LANES": 16}
     yield programs.channel_scales, lanes, usual
     yield programs.scaled, {"HAS_SILU": True, **tile}, usual
     for rows, columns, depth, warps, stages in geglu.TILES:

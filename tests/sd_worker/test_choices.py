@@ -103,6 +103,19 @@ def test_each_shape_type_and_number_has_a_choice_of_its_own() -> None:
     assert chosen() == ["added", PLAIN, "added", PLAIN]
 
 
+def test_what_comes_before_is_timed_with_every_way_but_is_no_part_of_the_result() -> None:
+    seen: list[list[float]] = []
+
+    def counted(values: Tensor, number: float) -> Tensor:
+        seen.append(values.tolist())
+        return values + values
+
+    tried = operation(added=counted)._replace(before=lambda values: values * 10)
+    try_out(tried, 5.0, 4.0)
+    assert seen[:2] == [(VALUES * 10).tolist()] * 2
+    assert computed(tried, VALUES, 1.0).tolist() == (VALUES * 2).tolist()
+
+
 def unfit(values: Tensor, number: float) -> Tensor:
     raise Unfit("shared memory")
 
@@ -182,7 +195,13 @@ def test_a_network_of_these_kernels_alone_is_as_exact_as_one_of_torchs(tmp_path:
     exact, torchs = (drawn(recipe, dtype, None, tmp_path) for dtype in (torch.float32, torch.float16))
     fused = drawn(recipe, torch.float16, Timing(LastIsFastest(), 1), tmp_path)
     assert {trial.taken == PLAIN for trial in trials.known.values()} == {False}
-    assert {key.split()[0] for key in trials.known} == {"group_norm", "geglu", "attention", "doubling"}
+    assert {key.split()[0] for key in trials.known} == {
+        "group_norm",
+        "conv_group_norm",
+        "geglu",
+        "attention",
+        "doubling",
+    }
     assert WIDTH == 320 // 8
     assert np.abs(fused - torchs).max() > 0  # they were used
     error, usual = (float(np.sqrt(np.square(images - exact).mean())) for images in (fused, torchs))

@@ -47,6 +47,17 @@ def test_group_norm_is_as_exact_as_torchs(
     assert found <= MOST_ERROR * torchs
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_convolution_and_its_group_norm_are_as_exact_as_torchs(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 32, 9, 8).to(dtype).contiguous(memory_format=torch.channels_last)
+    kernel, offset = (torch.randn(96, 32, 3, 3) / 17).to(dtype), (2 * torch.randn(96)).to(dtype)
+    weight, bias = torch.randn(2, 96).to(dtype)
+    tried = group_norm.AFTER_CONVOLUTION
+    found, torchs = errors(tried, group_norm.fused_convolved, images, kernel, offset, weight, bias, 32, 1e-5)
+    assert found <= MOST_ERROR * torchs
+
+
 def test_group_norm_keeps_its_digits_beside_a_mean_a_thousand_times_the_deviation() -> None:
     torch.manual_seed(0)
     images = (1000 + torch.randn(2, 64, 20, 20)).contiguous(memory_format=torch.channels_last)
@@ -99,7 +110,7 @@ def test_the_compiler_is_told_the_truth_about_each_kernel(name: str) -> None:
     """Shapes, places and types of results, without the kernel's run."""
     images = torch.randn(2, 64, 4, 4).half().contiguous(memory_format=torch.channels_last)
     args: dict[str, tuple[object, ...]] = {
-        "group_norm": (images, *torch.randn(2, 64).half(), 32, 1e-5, True),
+        "group_norm": (images, *torch.randn(2, 64).half(), 32, 1e-5, True, torch.randn(64).half()),
         "geglu": (torch.randn(3, 64).half(), torch.randn(32, 64).half(), torch.randn(32).half(), 0),
         "narrow_attention": (torch.randn(1, 128, 120).half(), 1, 0),
     }

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from services.sd_worker.engine.memory import TOKENS, Load, Needs, decoded_at_once, needs_of
-from services.sd_worker.engine.trajectory import decoded_part, evaluated, fold_upsampling
+from services.sd_worker.engine.trajectory import decoded_part, evaluated, take_over
 from services.sd_worker.engine.unet import EngineUNet
 from services.sd_worker.generators import Engine
 from services.sd_worker.machine import (
@@ -76,7 +76,7 @@ def stable_diffusion(*, narrow: bool) -> tuple[EngineUNet, AutoencoderKL]:
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         )
-    fold_upsampling(vae.decoder)
+    take_over(vae.decoder)
     return EngineUNet(unet).half(), vae.half()
 
 

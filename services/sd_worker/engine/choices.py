@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FILE = "choices.json"
 PLAIN = "torch"
 # The other ways cost a pass of the host through Python each, which only large tensors hide.
-LEAST_NUMBERS = 2**23
+LEAST_NUMBERS = 2**24
 # Of a type's rounding: outputs further from torch's, root mean square, are wrong and not rounded otherwise.
 MOST_APART = 4
 CALLS, MEASUREMENTS = 10, 3
@@ -44,13 +44,24 @@ class Unfit(Exception):
 
 class Operation(NamedTuple):
     """Of tensors and numbers. `others` compute what `plain` does, up to rounding, where `takes` says of the same
-    arguments that they can.
+    arguments that they can. `before` stands for what computes the first of them in the network, where it is kept for
+    others, too: a compiler may join that to torch's own way, so it is timed with it.
     """
 
     name: str
     plain: Compute
     others: Mapping[str, Compute]
     takes: Callable[..., bool]
+    before: Callable[[Tensor], Tensor] | None = None
+
+    def within(self, compute: Compute) -> Callable[..., tuple[Tensor, Tensor]]:
+        """In this way, as the network has it: the first argument as it was then, and the result."""
+
+        def both(first: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+            kept = first if self.before is None else self.before(first)
+            return kept, compute(kept, *rest)
+
+        return both
 
 
 class Trial(BaseModel):
@@ -83,7 +94,7 @@ class Trials:
     def opened(self, timing: Timing, backend: str | Callable[..., object] | None) -> Iterator[None]:
         """Inside it, an operation that is met with new shapes is tried in all ways, with the values it is met with.
 
-        `backend` compiles torch's own way, as it is compiled within a network.
+        `backend` compiles each of them, as the network is compiled.
         """
         self._timing, self._backend = timing, backend
         try:
@@ -102,19 +113,24 @@ class Trials:
     def _tried(self, operation: Operation, args: tuple[object, ...], clock: Clock) -> Trial:
         device = next(arg.device for arg in args if isinstance(arg, Tensor))
 
-        def timed(compute: Compute) -> float:
-            return round(clock(lambda: compute(*args), device), 1)
+        def ready(compute: Compute) -> Callable[..., tuple[Tensor, Tensor]]:
+            whole = operation.within(compute)
+            return whole if self._backend is None else Compiled(whole, self._backend)
 
-        plain = operation.plain if self._backend is None else Compiled(operation.plain, self._backend)
-        expected = plain(*args)
+        def timed(ready: Callable[..., tuple[Tensor, Tensor]]) -> float:
+            return round(clock(lambda: ready(*args), device), 1)
+
+        plain = ready(operation.plain)
+        _, expected = plain(*args)
         microseconds = {PLAIN: timed(plain)}
         apart: dict[str, float] = {}
         failures: dict[str, str] = {}
         for name, compute in operation.others.items():
             try:
-                apart[name] = distance(compute(*args), expected)
+                other = ready(compute)
+                apart[name] = distance(other(*args)[1], expected)
                 if apart[name] <= MOST_APART * torch.finfo(expected.dtype).eps:
-                    microseconds[name] = timed(compute)
+                    microseconds[name] = timed(other)
                 else:  # NaN, too
                     failures[name] = f"{apart[name]:.2g} from torch's result"
             except (Unfit, torch.OutOfMemoryError) as error:

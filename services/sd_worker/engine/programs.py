@@ -40,6 +40,7 @@ def channel_moments(
 def channel_scales(
     means,
     squares,
+    offsets,
     weights,
     biases,
     scales,
@@ -48,22 +49,29 @@ def channel_scales(
     channels,
     stripes,
     epsilon,
+    HAS_OFFSETS: tl.constexpr,
     STRIPE: tl.constexpr,
     STRIPES: tl.constexpr,
     WIDTH: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """From the moments of a group's channels: normalized = value x scale + shift, for each of its channels."""
+    """From the moments of a group's channels: normalized = value x scale + shift, for each of its channels.
+
+    A channel's offset counts as added to its values before, which costs no pass over them.
+    """
     sample, group = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, LANES)
-    channel = group * WIDTH + lane
+    channel, is_own = group * WIDTH + lane, lane < WIDTH
+    offset = tl.zeros((LANES,), tl.float32)
+    if HAS_OFFSETS:
+        offset = tl.load(offsets + channel, mask=is_own, other=0.0).to(tl.float32)
     summed = tl.zeros((STRIPES, LANES), tl.float32)
     for start in range(0, stripes, STRIPES):
         stripe = start + tl.arange(0, STRIPES)[:, None]
         known = (stripe < stripes) & (lane[None, :] < WIDTH)
         row = (sample * stripes + stripe) * channels + channel[None, :]
         count = tl.minimum(STRIPE, pixels - stripe * STRIPE).to(tl.float32)
-        summed += tl.where(known, count * tl.load(means + row, mask=known, other=0.0), 0.0)
+        summed += tl.where(known, count * (tl.load(means + row, mask=known, other=0.0) + offset[None, :]), 0.0)
     values = (pixels * WIDTH).to(tl.float32)
     mean = tl.sum(summed) / values
     spread = tl.zeros((STRIPES, LANES), tl.float32)
@@ -72,13 +80,12 @@ def channel_scales(
         known = (stripe < stripes) & (lane[None, :] < WIDTH)
         row = (sample * stripes + stripe) * channels + channel[None, :]
         count = tl.minimum(STRIPE, pixels - stripe * STRIPE).to(tl.float32)
-        distance = tl.load(means + row, mask=known, other=0.0) - mean
+        distance = tl.load(means + row, mask=known, other=0.0) + offset[None, :] - mean
         square = tl.load(squares + row, mask=known, other=0.0)
         spread += tl.where(known, square + count * distance * distance, 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(spread) / values + epsilon)
-    is_own = lane < WIDTH
     scale = scale * tl.load(weights + channel, mask=is_own, other=0.0).to(tl.float32)
-    shift = tl.load(biases + channel, mask=is_own, other=0.0).to(tl.float32) - mean * scale
+    shift = tl.load(biases + channel, mask=is_own, other=0.0).to(tl.float32) + (offset - mean) * scale
     tl.store(scales + sample * channels + channel, scale, mask=is_own)
     tl.store(shifts + sample * channels + channel, shift, mask=is_own)
 

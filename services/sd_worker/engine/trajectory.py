@@ -14,9 +14,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .attention import attention_kernels
-from .group_norm import GroupNormSiLU
+from .group_norm import normalized
 from .schedule import Schedule
-from .unet import EngineUNet, KeysAndValues
+from .unet import EngineUNet, KeysAndValues, residual
 from .upsample import FoldedUpsample
 
 
@@ -35,21 +35,38 @@ Step = Callable[[EngineUNet, Tensor, Tensor, Sequence[KeysAndValues], Tensor | N
 Decode = Callable[[AutoencoderKL, Tensor], tuple[Tensor, Tensor]]
 
 
-def fold_upsampling(decoder: nn.Module) -> None:
-    """Each doubling of diffusers' VAE replaced by ours."""
+class Residual(nn.Module):
+    """A residual layer of diffusers' VAE, computed as those of the network are."""
+
+    def __init__(self, block: ResnetBlock2D) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden: Tensor, temb: None = None) -> Tensor:
+        return residual(self.block, hidden, self.block.conv1.bias)
+
+
+class Normalized(nn.Module):
+    """A normalisation of diffusers' VAE, with the SiLU that is a module of its own there."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return normalized(hidden, self.norm, has_silu=True)
+
+
+def take_over(decoder: Decoder) -> None:
+    """Its parts replaced by ours; with another activation than SiLU, its doublings alone."""
+    has_silu = isinstance(decoder.mid_block.resnets[0].nonlinearity, nn.SiLU)
     for module in list(decoder.modules()):
         for name, child in module.named_children():
             if isinstance(child, Upsample2D):
                 setattr(module, name, FoldedUpsample(child.conv))
-
-
-def fuse_norms(decoder: Decoder) -> None:
-    """The normalisations of the residual layers of diffusers' VAE, each with the SiLU after it."""
-    for module in decoder.modules():
-        if isinstance(module, ResnetBlock2D) and isinstance(module.nonlinearity, nn.SiLU):
-            module.norm1, module.norm2 = GroupNormSiLU(module.norm1), GroupNormSiLU(module.norm2)
-            module.nonlinearity = nn.Identity()
-    decoder.conv_norm_out, decoder.conv_act = GroupNormSiLU(decoder.conv_norm_out), nn.Identity()
+            elif isinstance(child, ResnetBlock2D) and has_silu:
+                setattr(module, name, Residual(child))
+    decoder.conv_norm_out, decoder.conv_act = Normalized(decoder.conv_norm_out), nn.Identity()
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from .geglu import gated
-from .group_norm import normalized
+from .group_norm import convolved, normalized
 from .self_attention import attended, joined, split
 from .upsample import FoldedUpsample
 
@@ -230,8 +230,8 @@ def widened(hidden: Tensor, count: int) -> Tensor:
 
 
 def residual(block: ResnetBlock2D, hidden: Tensor, bias: Tensor) -> Tensor:
-    inner = F.conv2d(normalized(hidden, block.norm1, has_silu=True), block.conv1.weight, bias, padding=1)
-    inner = block.conv2(normalized(inner, block.norm2, has_silu=True))
+    inner = convolved(normalized(hidden, block.norm1, has_silu=True), block.conv1.weight, bias, block.norm2)
+    inner = block.conv2(inner)
     output: Tensor = inner + (hidden if block.conv_shortcut is None else block.conv_shortcut(hidden))
     return output
 
