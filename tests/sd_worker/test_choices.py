@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 
 from services.sd_worker.engine.choices import (
     PLAIN,
@@ -101,6 +102,14 @@ def test_each_shape_type_and_number_has_a_choice_of_its_own() -> None:
         for values, number in ((VALUES, 1.0), (VALUES[:3], 1.0), (VALUES.half(), 1.0), (VALUES, 2.0)):
             computed(tried, values, number)
     assert chosen() == ["added", PLAIN, "added", PLAIN]
+
+
+def test_more_shapes_are_tried_than_torch_compiles_of_one_function() -> None:
+    tried, shapes = operation(added=added), range(1, 6)
+    with dynamo.patch(accumulated_recompile_limit=2), trials.opened(Timing(Clock(*[1.0] * 10), 1), backend="eager"):
+        for size in shapes:
+            computed(tried, torch.ones(size), 1.0)
+    assert chosen() == [PLAIN] * len(shapes)
 
 
 def test_what_comes_before_is_timed_with_every_way_but_is_no_part_of_the_result() -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import NamedTuple
 
 import torch
@@ -55,13 +56,16 @@ class Operation(NamedTuple):
     before: Callable[[Tensor], Tensor] | None = None
 
     def within(self, compute: Compute) -> Callable[..., tuple[Tensor, Tensor]]:
-        """In this way, as the network has it: the first argument as it was then, and the result."""
+        """In this way, as the network has it: the first argument as it was then, and the result.
+
+        A function with code of its own: torch keeps with the code what it compiled, and no more than so much.
+        """
 
         def both(first: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
             kept = first if self.before is None else self.before(first)
             return kept, compute(kept, *rest)
 
-        return both
+        return FunctionType(both.__code__.replace(), both.__globals__, self.name, closure=both.__closure__)
 
 
 class Trial(BaseModel):
