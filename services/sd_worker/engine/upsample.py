@@ -35,9 +35,9 @@ def in_phases(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     A row and a column too many of each are computed and left out: one convolution of four times the channels is wide.
     """
     height, width = hidden.shape[2:]
-    # The values that an even output takes of x[i-1] and x[i], and an odd one of x[i] and x[i+1]: see `spread`.
-    even, odd = weight[:, :, [3, 1]], weight[:, :, [2, 0]]
-    parts = [rows[:, :, :, columns] for rows in (even, odd) for columns in ([3, 1], [2, 0])]
+    # `spread` has what even outputs take of x[i-1] and x[i] at 3 and 1, and odd ones of x[i] and x[i+1] at 2 and 0.
+    by_row = [weight[:, :, last::2].flip(2) for last in (1, 0)]
+    parts = [rows[:, :, :, last::2].flip(3) for rows in by_row for last in (1, 0)]
     every = torch.cat(parts, dim=1).transpose(0, 1).contiguous(memory_format=torch.channels_last)
     found = F.conv2d(hidden, every, bias.repeat(4), padding=1).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
     rows = [
