@@ -69,7 +69,7 @@ def callers(database: Database, pepper: SecretStr) -> dict[str, dict[str, str]]:
 
 
 @SCHEMA.parametrize()
-@generated(12)
+@generated(8)
 def test_every_answer_is_one_that_the_description_lists(
     case: schemathesis.Case, api: httpx2.Client, database: Database, tally: Tally
 ) -> None:
@@ -80,7 +80,7 @@ def test_every_answer_is_one_that_the_description_lists(
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("caller", ["writer", "reader", "nobody"])
 @SCHEMA.parametrize()
-@generated(8)
+@generated(5)
 def test_with_keys_every_answer_is_one_that_the_description_lists(
     case: schemathesis.Case, keyed_url: str, callers: dict[str, dict[str, str]], caller: str, tally: Tally
 ) -> None:

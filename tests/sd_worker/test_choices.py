@@ -193,7 +193,9 @@ def no_reference() -> Generator:
 
 
 def drawn(recipe: Recipe, dtype: torch.dtype, timing: Timing | None, folder: Path) -> np.ndarray:
-    wide = narrow_pipeline(block_out_channels=(320, 64, 64, 64), attention_head_dim=8, layers_per_block=1)
+    wide = narrow_pipeline(
+        block_out_channels=(320, 64, 64, 64), attention_head_dim=8, layers_per_block=1, norm_num_groups=4
+    )
     machine = Machine(CPU, batch=1, kernels_dir=folder, timing=timing)
     engine = Engine(wide.to(dtype), no_reference, machine)
     return engine.start(["zero"], [1], recipe).wait().pixels.astype(float)
