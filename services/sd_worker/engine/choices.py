@@ -71,7 +71,7 @@ class Operation(NamedTuple):
 class Trial(BaseModel):
     """Microseconds, and the distance from torch's result over that result's size, both root mean squares."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     taken: str
     microseconds: dict[str, float]
