@@ -125,11 +125,13 @@ class Engine:
         self, timing: Timing, table: Table, noise: Tensor, texts: Tensor, empty: Tensor | None, *, at_once: int
     ) -> None:
         """By an evaluation and a decoding that are not compiled; what is compiled after them has what was chosen."""
+        folder = keep_kernels(self.machine.kernels_dir, self.machine.device, self.machine.batch)
+        remember(folder)
         first = table._replace(input_scales=table.input_scales[:1])
         with trials.opened(timing, self.machine.backend):
             latents = trajectory(self.unet, first, noise, texts, empty, guidance=1.0)
             decoded(self.vae, latents[:at_once], at_once=at_once)
-        leave(keep_kernels(self.machine.kernels_dir, self.machine.device, self.machine.batch))
+        leave(folder)
 
     def step_of(self, recipe: Recipe, table: Table) -> Step:
         """Of one trajectory."""
@@ -190,8 +192,6 @@ def load_generator(folder: Path, machine: Machine) -> Engine | Generator:
     kernels = None
     if machine.backend is not None:
         kernels = keep_kernels(machine.kernels_dir, machine.device, machine.batch)
-        if machine.timing is not None:
-            remember(kernels)
     tell(folder, machine, kernels)
     return engine
 

@@ -90,6 +90,8 @@ def test_what_was_not_measured_is_neither_reached_nor_shown(result: Result) -> N
     ]
     assert "PSNR" in markdown(result)
     assert "PSNR" not in markdown(without)
+    assert "the engine alone" in markdown(result)
+    assert "the engine alone" not in markdown(without)
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from services.sd_worker.engine import geglu, group_norm, programs, self_attentio
 ARCHITECTURES = (80, 90)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 HALF, SINGLE = "*fp16", "*fp32"
-COUNTED = {"images": HALF, "weights": HALF, "biases": HALF, "outputs": HALF, "inputs": HALF, "queries": HALF}
-COUNTED |= {"offsets": HALF, "keys": HALF, "values": HALF, "epsilon": "fp32", "scale": "fp32"}
-COUNTED |= dict.fromkeys(("means", "squares", "scales", "shifts"), SINGLE)
+TYPES = {"images": HALF, "weights": HALF, "biases": HALF, "outputs": HALF, "inputs": HALF, "queries": HALF}
+TYPES |= {"offsets": HALF, "keys": HALF, "values": HALF, "epsilon": "fp32", "scale": "fp32"}
+TYPES |= dict.fromkeys(("means", "squares", "scales", "shifts"), SINGLE)
 
 
 def builds() -> Iterator[tuple[Any, dict[str, object], dict[str, int]]]:
@@ -46,7 +46,7 @@ def builds() -> Iterator[tuple[Any, dict[str, object], dict[str, int]]]:
 
 def built(program: Any, constants: dict[str, object], options: dict[str, int], architecture: int) -> dict[str, object]:
     names = program.arg_names
-    types = {name: "constexpr" if name in constants else COUNTED.get(name, "i32") for name in names}
+    types = {name: "constexpr" if name in constants else TYPES.get(name, "i32") for name in names}
     # As Triton itself finds it for whole tensors and for numbers that are multiples of 16.
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in types.items() if kind[0] in "*i"}
     source = ASTSource(fn=program, signature=types, constexprs=constants, attrs=aligned)

@@ -1,6 +1,7 @@
 """Which way of computing an operation is taken for a shape: the fastest of those tried on this device."""
 
 import logging
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,12 +72,16 @@ class Operation(NamedTuple):
 class Trial(BaseModel):
     """Microseconds, and the distance from torch's result over that result's size, both root mean squares."""
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True)
 
     taken: str
     microseconds: dict[str, float]
     apart: dict[str, float]
     failures: dict[str, str]
+
+    @property
+    def is_of_finite_values(self) -> bool:
+        return all(math.isfinite(each) for each in self.apart.values())
 
 
 KNOWN = TypeAdapter(dict[str, Trial])
@@ -212,7 +217,11 @@ def remember(folder: Path) -> None:
 
 
 def leave(folder: Path) -> None:
-    """For the next process: what `remember` reads. Replaced as a whole, so that no reader sees a part of it."""
+    """For the next process: what `remember` reads. Replaced as a whole, so that no reader sees a part of it.
+
+    What met a NaN is left out: a model that overflows says nothing of the kernels, which others use, too.
+    """
+    told = {key: trial for key, trial in trials.known.items() if trial.is_of_finite_values}
     unfinished = folder / f"{FILE}.{os.getpid()}"
-    unfinished.write_bytes(KNOWN.dump_json(trials.known, indent=1))
+    unfinished.write_bytes(KNOWN.dump_json(told, indent=1))
     unfinished.replace(folder / FILE)
